@@ -1,0 +1,1 @@
+//! Kernels, graph planner and executor of resnet_rs.
