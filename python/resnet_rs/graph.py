@@ -1,0 +1,373 @@
+"""The declarative graph: a `Builder` that reads like a paper's forward pass and emits plain frozen data.
+
+>>> from resnet_rs.graph import Builder
+>>> b = Builder(rank=2, channels=3)
+>>> with b.scope("layer1.0"):
+...     x = b.conv(b.input, 64, kernel=3, padding=1, name="conv1")
+...     x = b.relu(b.batch_norm(x, name="bn1"))
+>>> [node.name for node in b.graph({"output": x}).nodes]
+['input', 'layer1.0.conv1', 'layer1.0.bn1', 'layer1.0.relu']
+
+The engine knows three spatial dimensions only: a 2D graph is lifted here, once, to kernels, strides and scales of depth 1
+and padding of depth 0. Nothing else in the package needs to know the rank of a convolution.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from operator import index
+from typing import NamedTuple, TypeAlias
+
+from .errors import ArgumentError
+
+__all__ = ["Builder", "Graph", "Node", "Tensor", "lift", "lift_padding", "same_padding"]
+
+Triple: TypeAlias = tuple[int, int, int]
+Pair: TypeAlias = tuple[int, int]
+Attribute: TypeAlias = "bool | int | float | str | Triple | tuple[Pair, Pair, Pair]"
+Size: TypeAlias = "int | Sequence[int]"
+Padding: TypeAlias = "int | str | Sequence[int] | Sequence[Sequence[int]]"
+
+
+class Tensor(NamedTuple):
+    """A value inside a graph: the node that computes it and its number of channels."""
+
+    node: int
+    channels: int
+
+
+class Node(NamedTuple):
+    """One operator: a unique dotted name, the operator, the earlier nodes it reads, and its attributes (never changed).
+
+    Spatial attributes have three entries (depth, height, width), padding three (before, after) pairs.
+    """
+
+    name: str
+    op: str
+    inputs: tuple[int, ...]
+    attributes: dict[str, Attribute]
+
+
+class Graph(NamedTuple):
+    """A network as data: nodes in topological order, labelled outputs, and the number of spatial dimensions (2 or 3)."""
+
+    nodes: tuple[Node, ...]
+    outputs: dict[str, int]
+    rank: int
+
+    def spec(self) -> list[tuple[str, str, list[int], dict[str, object]]]:
+        """Return the nodes as the lists and dicts that `resnet_rs._core.Network` takes.
+
+        >>> b = Builder(rank=3, channels=1)
+        >>> b.graph({"output": b.max_pool(b.input, 3, stride=2, padding=1)}).spec()[1][3]["padding"]
+        [[1, 1], [1, 1], [1, 1]]
+        """
+        return [
+            (node.name, node.op, list(node.inputs), {key: _plain(value) for key, value in node.attributes.items()})
+            for node in self.nodes
+        ]
+
+
+def _plain(value: object) -> object:
+    return [_plain(item) for item in value] if isinstance(value, tuple) else value
+
+
+def _integers(argument: str, value: object, count: int, minimum: int) -> tuple[int, ...]:
+    if isinstance(value, Sequence) and not isinstance(value, str) and len(value) == count:
+        numbers = [_index(item) for item in value]
+        if all(number is not None and number >= minimum for number in numbers):
+            return tuple(number for number in numbers if number is not None)
+    raise ArgumentError(f"{argument}: expected an int >= {minimum} or {count} of them, got {value!r}")
+
+
+def _index(value: object) -> int | None:
+    """Return `value` as an int when it is one (bool is not, NumPy integers are), else None."""
+    if isinstance(value, bool):
+        return None
+    try:
+        return index(value)  # type: ignore[arg-type]
+    except TypeError:
+        return None
+
+
+def lift(argument: str, value: object, rank: int, *, depth: int = 1, minimum: int = 1) -> Triple:
+    """Return the three spatial entries of `value`: an int for all axes, or one int per axis; 2D gets `depth` in front.
+
+    Raises:
+        ArgumentError: `value` is not an int >= `minimum` nor `rank` of them; the message names `argument`.
+
+    >>> lift("stride", 2, rank=2), lift("kernel", (1, 3, 5), rank=3)
+    ((1, 2, 2), (1, 3, 5))
+    """
+    single = _index(value)
+    entries = _integers(argument, [value] * rank if single is not None else value, rank, minimum)
+    d, h, w = (depth, *entries) if rank == 2 else entries
+    return d, h, w
+
+
+def lift_padding(argument: str, value: object, rank: int) -> tuple[Pair, Pair, Pair]:
+    """Return three (before, after) pairs: from an int, from one int per axis, or from one pair per axis.
+
+    Raises:
+        ArgumentError: anything else, or a negative number; the message names `argument`.
+
+    >>> lift_padding("padding", ((0, 1), (0, 1)), rank=2)
+    ((0, 0), (0, 1), (0, 1))
+    """
+    if _index(value) is not None:
+        value = [value] * rank
+    if not isinstance(value, Sequence) or isinstance(value, str) or len(value) != rank:
+        raise ArgumentError(
+            f"{argument}: expected an int, {rank} ints or {rank} pairs (before, after), got {value!r}"
+        )
+    pairs: list[Pair] = [(0, 0)] if rank == 2 else []
+    for item in value:
+        pair = [item, item] if _index(item) is not None else item
+        before, after = _integers(argument, pair, 2, 0)
+        pairs.append((before, after))
+    return pairs[0], pairs[1], pairs[2]
+
+
+def same_padding(kernel: Triple, dilation: Triple = (1, 1, 1)) -> tuple[Pair, Pair, Pair]:
+    """Return the padding that keeps the spatial size at stride 1 (an even kernel pads one more after than before).
+
+    >>> same_padding((1, 3, 4))
+    ((0, 0), (1, 1), (1, 2))
+    """
+    totals = [reach * (size - 1) for size, reach in zip(kernel, dilation, strict=True)]
+    d, h, w = ((total // 2, total - total // 2) for total in totals)
+    return d, h, w
+
+
+class Builder:
+    """Adds operators one by one; every method takes and returns `Tensor`s.
+
+    Args:
+        rank: spatial dimensions, 2 or 3.
+        channels: channels of the input.
+
+    Names: `with b.scope("layer1.0"):` prefixes the names of all nodes inside it, and a node's name is the prefix of its
+    weights (`layer1.0.conv1.weight`). Operators without weights are named after what they do (`layer1.0.relu`), with a
+    number from the second one on. Size arguments are one int or one per axis; `padding` is an int, one int per axis, one
+    (before, after) pair per axis, or "same" (stride 1 only).
+    """
+
+    def __init__(self, rank: int, channels: int) -> None:
+        if rank not in (2, 3):
+            raise ArgumentError(f"rank: expected 2 or 3 spatial dimensions, got {rank!r}")
+        self.rank = rank
+        self._nodes: list[Node] = []
+        self._names: set[str] = set()
+        self._scopes: list[str] = []
+        self.input = self._add("input", (), channels, {"channels": channels})
+
+    @contextmanager
+    def scope(self, name: str) -> Iterator[None]:
+        """Prefix the names of the nodes added inside the `with` block; scopes nest with dots."""
+        self._scopes.append(name)
+        try:
+            yield
+        finally:
+            self._scopes.pop()
+
+    def graph(self, outputs: Mapping[str, Tensor]) -> Graph:
+        """Freeze what was built; `outputs` labels the tensors that the network can return."""
+        return Graph(tuple(self._nodes), {label: tensor.node for label, tensor in outputs.items()}, self.rank)
+
+    def name_of(self, x: Tensor) -> str:
+        """Return the full name of the node that computes `x`."""
+        return self._nodes[x.node].name
+
+    def _add(
+        self,
+        op: str,
+        inputs: Sequence[Tensor],
+        channels: int,
+        attributes: dict[str, Attribute],
+        name: str | None = None,
+    ) -> Tensor:
+        prefix = ".".join(self._scopes)
+        full = self._unique(prefix, op) if name is None else f"{prefix}.{name}" if prefix else name
+        if full in self._names:
+            raise ArgumentError(f"name: {full!r} is already taken in this graph")
+        self._names.add(full)
+        self._nodes.append(Node(full, op, tuple(x.node for x in inputs), attributes))
+        return Tensor(len(self._nodes) - 1, channels)
+
+    def _unique(self, prefix: str, stem: str) -> str:
+        base = f"{prefix}.{stem}" if prefix else stem
+        full, count = base, 0
+        while full in self._names:
+            count += 1
+            full = f"{base}_{count}"
+        return full
+
+    def _unnamed(self, stem: str) -> str:
+        """Return an unused local name (for operators whose default name is not the operator's)."""
+        prefix = ".".join(self._scopes)
+        return self._unique(prefix, stem)[len(prefix) + 1 if prefix else 0 :]
+
+    def _padding(self, value: Padding, kernel: Triple, stride: Triple, dilation: Triple) -> tuple[Pair, Pair, Pair]:
+        if value == "same":
+            if stride != (1, 1, 1):
+                raise ArgumentError('padding: "same" needs stride 1 (else it depends on the size of the input)')
+            return same_padding(kernel, dilation)
+        return lift_padding("padding", value, self.rank)
+
+    # -- operators with weights ---------------------------------------------------------------------------------------
+
+    def conv(
+        self,
+        x: Tensor,
+        filters: int,
+        kernel: Size,
+        *,
+        stride: Size = 1,
+        padding: Padding = 0,
+        dilation: Size = 1,
+        groups: int = 1,
+        bias: bool = False,
+        name: str,
+    ) -> Tensor:
+        """Convolution; weights `weight` (filters, channels / groups, *kernel) and, if `bias`, `bias` (filters,)."""
+        kernel3, stride3 = lift("kernel", kernel, self.rank), lift("stride", stride, self.rank)
+        dilation3 = lift("dilation", dilation, self.rank)
+        attributes: dict[str, Attribute] = {
+            "filters": filters,
+            "kernel": kernel3,
+            "stride": stride3,
+            "padding": self._padding(padding, kernel3, stride3, dilation3),
+            "dilation": dilation3,
+            "groups": groups,
+            "bias": bias,
+        }
+        return self._add("conv", (x,), filters, attributes, name)
+
+    def conv_transpose(
+        self,
+        x: Tensor,
+        filters: int,
+        kernel: Size,
+        *,
+        stride: Size = 1,
+        padding: Padding = 0,
+        output_padding: Size = 0,
+        groups: int = 1,
+        bias: bool = False,
+        name: str,
+    ) -> Tensor:
+        """Transposed convolution; `padding` is cropped off; `weight` is (channels, filters / groups, *kernel)."""
+        attributes: dict[str, Attribute] = {
+            "filters": filters,
+            "kernel": lift("kernel", kernel, self.rank),
+            "stride": lift("stride", stride, self.rank),
+            "padding": lift_padding("padding", padding, self.rank),
+            "output_padding": lift("output_padding", output_padding, self.rank, depth=0, minimum=0),
+            "groups": groups,
+            "bias": bias,
+        }
+        return self._add("conv_transpose", (x,), filters, attributes, name)
+
+    def batch_norm(self, x: Tensor, *, epsilon: float = 1e-5, momentum: float = 0.9, name: str) -> Tensor:
+        """Batch normalisation over channels; `momentum` as in Keras: new = momentum * old + (1 - momentum) * batch."""
+        return self._add("batch_norm", (x,), x.channels, {"epsilon": epsilon, "momentum": momentum}, name)
+
+    def dense(self, x: Tensor, units: int, *, bias: bool = True, name: str) -> Tensor:
+        """Fully connected layer over the channels; `weight` is (units, channels)."""
+        return self._add("dense", (x,), units, {"units": units, "bias": bias}, name)
+
+    def squeeze_excite(
+        self, x: Tensor, hidden: int, *, activation: str = "relu", gate: str = "sigmoid", name: str = "se"
+    ) -> Tensor:
+        """Scale every channel by a gate computed from the channels' means: mean, `fc1`, activation, `fc2`, gate, multiply."""
+        attributes: dict[str, Attribute] = {"hidden": hidden, "activation": activation, "gate": gate}
+        return self._add("squeeze_excite", (x,), x.channels, attributes, name)
+
+    # -- operators without weights ------------------------------------------------------------------------------------
+
+    def activation(self, x: Tensor, function: str, *, slope: float | None = None, name: str | None = None) -> Tensor:
+        """Apply `function` ("relu", "sigmoid", "gelu" ...) to every element; `slope` is for "leaky_relu"."""
+        attributes: dict[str, Attribute] = {"function": function}
+        if slope is not None:
+            attributes["slope"] = slope
+        return self._add("activation", (x,), x.channels, attributes, name or self._unnamed(function))
+
+    def relu(self, x: Tensor, *, name: str | None = None) -> Tensor:
+        """max(x, 0)."""
+        return self.activation(x, "relu", name=name)
+
+    def softmax(self, x: Tensor, *, name: str | None = None) -> Tensor:
+        """Softmax over the channels."""
+        return self._add("softmax", (x,), x.channels, {}, name)
+
+    def add(self, x: Tensor, y: Tensor, *, name: str | None = None) -> Tensor:
+        """Sum of two tensors of one shape."""
+        return self._add("add", (x, y), x.channels, {}, name)
+
+    def concat(self, tensors: Sequence[Tensor], *, name: str | None = None) -> Tensor:
+        """Join two or more tensors along the channels."""
+        return self._add("concat", tensors, sum(x.channels for x in tensors), {}, name)
+
+    def max_pool(
+        self,
+        x: Tensor,
+        kernel: Size,
+        *,
+        stride: Size = 1,
+        padding: Padding = 0,
+        dilation: Size = 1,
+        name: str | None = None,
+    ) -> Tensor:
+        """Maximum over a window; padded cells count as minus infinity."""
+        kernel3, stride3 = lift("kernel", kernel, self.rank), lift("stride", stride, self.rank)
+        dilation3 = lift("dilation", dilation, self.rank)
+        attributes: dict[str, Attribute] = {
+            "kernel": kernel3,
+            "stride": stride3,
+            "padding": self._padding(padding, kernel3, stride3, dilation3),
+            "dilation": dilation3,
+        }
+        return self._add("max_pool", (x,), x.channels, attributes, name)
+
+    def avg_pool(
+        self,
+        x: Tensor,
+        kernel: Size,
+        *,
+        stride: Size = 1,
+        padding: Padding = 0,
+        count_include_pad: bool = False,
+        name: str | None = None,
+    ) -> Tensor:
+        """Mean over a window; padded cells are left out of the mean unless `count_include_pad`."""
+        kernel3, stride3 = lift("kernel", kernel, self.rank), lift("stride", stride, self.rank)
+        attributes: dict[str, Attribute] = {
+            "kernel": kernel3,
+            "stride": stride3,
+            "padding": self._padding(padding, kernel3, stride3, (1, 1, 1)),
+            "count_include_pad": count_include_pad,
+        }
+        return self._add("avg_pool", (x,), x.channels, attributes, name)
+
+    def global_avg_pool(self, x: Tensor, *, name: str | None = None) -> Tensor:
+        """Mean over all positions: a vector of channels."""
+        return self._add("global_avg_pool", (x,), x.channels, {}, name)
+
+    def global_max_pool(self, x: Tensor, *, name: str | None = None) -> Tensor:
+        """Maximum over all positions: a vector of channels."""
+        return self._add("global_max_pool", (x,), x.channels, {}, name)
+
+    def upsample(self, x: Tensor, scale: Size = 2, *, mode: str = "nearest", name: str | None = None) -> Tensor:
+        """Enlarge by whole factors: "nearest", or "linear" (bi- or trilinear, half-pixel centres)."""
+        attributes: dict[str, Attribute] = {"scale": lift("scale", scale, self.rank), "mode": mode}
+        return self._add("upsample", (x,), x.channels, attributes, name)
+
+    def rescale(self, x: Tensor, scale: float, offset: float = 0.0, *, name: str | None = None) -> Tensor:
+        """x * scale + offset."""
+        return self._add("rescale", (x,), x.channels, {"scale": scale, "offset": offset}, name)
+
+    def pad_channels(self, x: Tensor, before: int, after: int, *, name: str | None = None) -> Tensor:
+        """Append channels of zeros on both sides."""
+        attributes: dict[str, Attribute] = {"before": before, "after": after}
+        return self._add("pad_channels", (x,), before + x.channels + after, attributes, name)
