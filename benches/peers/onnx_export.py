@@ -1,0 +1,280 @@
+"""Our graph as an ONNX model: what the peers run, and a live reference for the tests.
+
+Our activations are channels-last, ONNX's are channels-first: `to_onnx` expects the caller to transpose
+at the boundary (`to_channels_first`, `to_channels_last`), so that every peer gets its own layout for free.
+Nothing is fused or folded here: that is the peers' own business.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+Node = tuple[str, str, Sequence[int], Mapping[str, Any]]
+"""Name, operator, input nodes, attributes: what `_core.Network` takes."""
+
+OPSET = 20
+
+
+def to_channels_first(x: NDArray[np.float32]) -> NDArray[np.float32]:
+    """(n, [d,] h, w, c) to (n, c, [d,] h, w)."""
+    return np.ascontiguousarray(np.moveaxis(x, -1, 1))
+
+
+def to_channels_last(x: NDArray[np.float32]) -> NDArray[np.float32]:
+    """(n, c, [d,] h, w) to (n, [d,] h, w, c)."""
+    return np.ascontiguousarray(np.moveaxis(x, 1, -1))
+
+
+def to_onnx(
+    nodes: Sequence[Node],
+    parameters: Mapping[str, NDArray[Any]],
+    input_shape: Sequence[int | None],
+    outputs: Sequence[int] | None = None,
+) -> onnx.ModelProto:
+    """Translate `nodes`; `input_shape` is ours, (n, [d,] h, w, c), None where any size may come.
+
+    `outputs` are node indices, by default the last node; the ONNX outputs carry the nodes' names.
+    """
+    writer = _Writer(parameters, rank=len(input_shape) - 2)
+    for index, (name, op, inputs, attributes) in enumerate(nodes):
+        writer.add_node(index, name, op, inputs, attributes)
+    wanted = [len(nodes) - 1] if outputs is None else list(outputs)
+    channels_first = [input_shape[0], input_shape[-1], *input_shape[1:-1]]
+    inputs_info = [
+        helper.make_tensor_value_info(node[0], TensorProto.FLOAT, channels_first)
+        for node in nodes
+        if node[1] == "input"
+    ]
+    # An Identity gives the output its node's name even where one ONNX value serves two nodes.
+    for index in wanted:
+        writer.emit("Identity", [writer.values[index]], output=f"output.{nodes[index][0]}")
+    outputs_info = [
+        helper.make_tensor_value_info(f"output.{nodes[index][0]}", TensorProto.FLOAT, None)
+        for index in wanted
+    ]
+    graph = helper.make_graph(writer.nodes, "resnet_rs", inputs_info, outputs_info, writer.tensors)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=10)
+    onnx.checker.check_model(model)
+    return model
+
+
+class _Writer:
+    """Collects ONNX nodes; `values[i]` is the ONNX value that holds our node i."""
+
+    def __init__(self, parameters: Mapping[str, NDArray[Any]], rank: int) -> None:
+        if rank not in (2, 3):
+            raise ValueError(f"input_shape: expected 2 or 3 spatial axes, got {rank}")
+        self.parameters = parameters
+        self.rank = rank
+        self.nodes: list[onnx.NodeProto] = []
+        self.tensors: list[onnx.TensorProto] = []
+        self.values: list[str] = []
+        self.pooled: set[int] = set()  # nodes without spatial extent
+
+    def add_node(
+        self, index: int, name: str, op: str, inputs: Sequence[int], attributes: Mapping[str, Any]
+    ) -> None:
+        translate = getattr(self, f"_{op}", None)
+        if translate is None:
+            raise NotImplementedError(f"{name}: operator {op!r} has no ONNX translation")
+        if op in ("global_avg_pool", "global_max_pool") or (
+            inputs and all(source in self.pooled for source in inputs)
+        ):
+            self.pooled.add(index)
+        self.values.append(translate(name, [self.values[i] for i in inputs], dict(attributes)))
+
+    def emit(self, op: str, inputs: Sequence[str], *, output: str | None = None, **attributes: Any) -> str:
+        output = output or f"v{len(self.nodes)}"
+        self.nodes.append(helper.make_node(op, list(inputs), [output], **attributes))
+        return output
+
+    def constant(self, name: str, value: NDArray[Any]) -> str:
+        name = f"{name}.{len(self.tensors)}"
+        self.tensors.append(numpy_helper.from_array(np.ascontiguousarray(value), name))
+        return name
+
+    def parameter(self, name: str, shape: Sequence[int] | None = None) -> str:
+        value = np.asarray(self.parameters[name], dtype=np.float32)
+        return self.constant(name, value if shape is None else value.reshape(shape))
+
+    def kernel(self, name: str) -> str:
+        """A kernel with as many spatial axes as the network, whether or not it has a depth of one."""
+        value = np.asarray(self.parameters[name], dtype=np.float32)
+        return self.constant(name, value.reshape(*value.shape[:2], *value.shape[value.ndim - self.rank :]))
+
+    def spatial(self, triple: Sequence[int]) -> list[int]:
+        """The (d, h, w) of an attribute; in 2D without d."""
+        return [int(v) for v in triple][3 - self.rank :]
+
+    def pads(self, padding: Sequence[Sequence[int]]) -> list[int]:
+        pairs = list(padding)[3 - self.rank :]
+        return [int(before) for before, _ in pairs] + [int(after) for _, after in pairs]
+
+    def per_channel(self, name: str, value: Any) -> str:
+        """A scalar, or one value per channel shaped to broadcast over space."""
+        array = np.asarray(value, dtype=np.float32)
+        return self.constant(name, array if array.ndim == 0 else array.reshape(1, -1, *[1] * self.rank))
+
+    # One method per operator of the engine, named as the operator is.
+
+    def _input(self, name: str, _: list[str], attributes: dict[str, Any]) -> str:
+        return name
+
+    def _conv(self, name: str, inputs: list[str], attributes: dict[str, Any]) -> str:
+        parameters = [self.kernel(f"{name}.weight")]
+        if attributes.get("bias", False):
+            parameters.append(self.parameter(f"{name}.bias"))
+        return self.emit(
+            "Conv",
+            inputs + parameters,
+            kernel_shape=self.spatial(attributes["kernel"]),
+            strides=self.spatial(attributes.get("stride", [1, 1, 1])),
+            dilations=self.spatial(attributes.get("dilation", [1, 1, 1])),
+            pads=self.pads(attributes.get("padding", [[0, 0]] * 3)),
+            group=int(attributes.get("groups", 1)),
+        )
+
+    def _conv_transpose(self, name: str, inputs: list[str], attributes: dict[str, Any]) -> str:
+        parameters = [self.kernel(f"{name}.weight")]
+        if attributes.get("bias", False):
+            parameters.append(self.parameter(f"{name}.bias"))
+        return self.emit(
+            "ConvTranspose",
+            inputs + parameters,
+            kernel_shape=self.spatial(attributes["kernel"]),
+            strides=self.spatial(attributes.get("stride", [1, 1, 1])),
+            dilations=self.spatial(attributes.get("dilation", [1, 1, 1])),
+            pads=self.pads(attributes.get("padding", [[0, 0]] * 3)),
+            output_padding=self.spatial(attributes.get("output_padding", [0, 0, 0])),
+            group=int(attributes.get("groups", 1)),
+        )
+
+    def _batch_norm(self, name: str, inputs: list[str], attributes: dict[str, Any]) -> str:
+        suffixes = ("weight", "bias", "running_mean", "running_var")
+        parameters = [self.parameter(f"{name}.{suffix}") for suffix in suffixes]
+        return self.emit("BatchNormalization", inputs + parameters, epsilon=float(attributes["epsilon"]))
+
+    def _activation(self, name: str, inputs: list[str], attributes: dict[str, Any]) -> str:
+        return self.activation(name, inputs[0], attributes["function"], attributes.get("slope", 0.01))
+
+    def activation(self, name: str, x: str, function: str, slope: float = 0.01) -> str:
+        plain = {
+            "relu": "Relu",
+            "sigmoid": "Sigmoid",
+            "tanh": "Tanh",
+            "gelu": "Gelu",
+            "hard_swish": "HardSwish",
+            "elu": "Elu",
+            "selu": "Selu",
+            "softplus": "Softplus",
+            "softsign": "Softsign",
+            "mish": "Mish",
+            "exponential": "Exp",
+        }
+        if function in plain:
+            return self.emit(plain[function], [x])
+        if function == "linear":
+            return x
+        if function in ("silu", "swish"):
+            return self.emit("Mul", [x, self.emit("Sigmoid", [x])])
+        if function == "gelu_tanh":
+            return self.emit("Gelu", [x], approximate="tanh")
+        if function == "relu6":
+            bounds = [self.constant(name, np.float32(bound)[()].reshape(())) for bound in (0, 6)]
+            return self.emit("Clip", [x, *bounds])
+        if function == "leaky_relu":
+            return self.emit("LeakyRelu", [x], alpha=float(slope))
+        if function == "hard_sigmoid":
+            return self.emit("HardSigmoid", [x], alpha=1.0 / 6.0, beta=0.5)
+        raise NotImplementedError(f"{name}: activation {function!r} has no ONNX translation")
+
+    def _add(self, name: str, inputs: list[str], attributes: dict[str, Any]) -> str:
+        return self.emit("Add", inputs)
+
+    def _concat(self, name: str, inputs: list[str], attributes: dict[str, Any]) -> str:
+        return self.emit("Concat", inputs, axis=1)
+
+    def _max_pool(self, name: str, inputs: list[str], attributes: dict[str, Any]) -> str:
+        return self.emit(
+            "MaxPool",
+            inputs,
+            kernel_shape=self.spatial(attributes["kernel"]),
+            strides=self.spatial(attributes["stride"]),
+            dilations=self.spatial(attributes.get("dilation", [1, 1, 1])),
+            pads=self.pads(attributes.get("padding", [[0, 0]] * 3)),
+        )
+
+    def _avg_pool(self, name: str, inputs: list[str], attributes: dict[str, Any]) -> str:
+        return self.emit(
+            "AveragePool",
+            inputs,
+            kernel_shape=self.spatial(attributes["kernel"]),
+            strides=self.spatial(attributes["stride"]),
+            pads=self.pads(attributes.get("padding", [[0, 0]] * 3)),
+            count_include_pad=int(attributes.get("count_include_pad", False)),
+        )
+
+    def _global_avg_pool(self, name: str, inputs: list[str], attributes: dict[str, Any]) -> str:
+        return self.emit("GlobalAveragePool", inputs)
+
+    def _global_max_pool(self, name: str, inputs: list[str], attributes: dict[str, Any]) -> str:
+        return self.emit("GlobalMaxPool", inputs)
+
+    def _dense(self, name: str, inputs: list[str], attributes: dict[str, Any]) -> str:
+        # A 1x1 convolution keeps the spatial axes: the same on a vector and at every position of a map.
+        weight = np.asarray(self.parameters[f"{name}.weight"], dtype=np.float32)
+        units, channels = weight.shape[:2]
+        parameters = [self.constant(name, weight.reshape(units, channels, *[1] * self.rank))]
+        if attributes.get("bias", True):
+            parameters.append(self.parameter(f"{name}.bias"))
+        if len(self.values) not in self.pooled:
+            return self.emit("Conv", inputs + parameters)
+        # After global pooling the peers know a faster form than a convolution.
+        parameters[0] = self.constant(name, weight.reshape(units, channels))
+        flat = self.emit("Gemm", [self.emit("Flatten", inputs, axis=1), *parameters], transB=1)
+        axes = self.constant(name, np.arange(2, 2 + self.rank, dtype=np.int64))
+        return self.emit("Unsqueeze", [flat, axes])
+
+    def _squeeze_excite(self, name: str, inputs: list[str], attributes: dict[str, Any]) -> str:
+        gate = self.emit("GlobalAveragePool", inputs)
+        for layer, function in (
+            ("fc1", attributes.get("activation", "relu")),
+            ("fc2", attributes.get("gate", "sigmoid")),
+        ):
+            weight = np.asarray(self.parameters[f"{name}.{layer}.weight"], dtype=np.float32)
+            kernel = self.constant(name, weight.reshape(*weight.shape[:2], *[1] * self.rank))
+            gate = self.emit("Conv", [gate, kernel, self.parameter(f"{name}.{layer}.bias")])
+            gate = self.activation(name, gate, function)
+        return self.emit("Mul", [inputs[0], gate])
+
+    def _softmax(self, name: str, inputs: list[str], attributes: dict[str, Any]) -> str:
+        return self.emit("Softmax", inputs, axis=1)
+
+    def _upsample(self, name: str, inputs: list[str], attributes: dict[str, Any]) -> str:
+        scales = np.array([1, 1, *self.spatial(attributes["scale"])], dtype=np.float32)
+        operands = [inputs[0], "", self.constant(name, scales)]
+        if attributes.get("mode", "nearest") == "nearest":
+            return self.emit(
+                "Resize",
+                operands,
+                mode="nearest",
+                coordinate_transformation_mode="asymmetric",
+                nearest_mode="floor",
+            )
+        return self.emit("Resize", operands, mode="linear", coordinate_transformation_mode="half_pixel")
+
+    def _rescale(self, name: str, inputs: list[str], attributes: dict[str, Any]) -> str:
+        scaled = self.emit("Mul", [inputs[0], self.per_channel(name, attributes["scale"])])
+        return self.emit("Add", [scaled, self.per_channel(name, attributes.get("offset", 0.0))])
+
+    def _pad_channels(self, name: str, inputs: list[str], attributes: dict[str, Any]) -> str:
+        amounts = [int(attributes["before"]), int(attributes["after"])]
+        pads = self.constant(name, np.array(amounts, dtype=np.int64))
+        axes = self.constant(name, np.array([1], dtype=np.int64))
+        return self.emit("Pad", [inputs[0], pads, "", axes], mode="constant")
