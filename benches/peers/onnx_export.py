@@ -55,7 +55,7 @@ def to_onnx(
     for index in wanted:
         writer.emit("Identity", [writer.values[index]], output=f"output.{nodes[index][0]}")
     outputs_info = [
-        helper.make_tensor_value_info(f"output.{nodes[index][0]}", TensorProto.FLOAT, None)
+        helper.make_tensor_value_info(f"output.{nodes[index][0]}", TensorProto.FLOAT, [None] * len(input_shape))
         for index in wanted
     ]
     graph = helper.make_graph(writer.nodes, "resnet_rs", inputs_info, outputs_info, writer.tensors)
@@ -77,15 +77,11 @@ class _Writer:
         self.values: list[str] = []
         self.pooled: set[int] = set()  # nodes without spatial extent
 
-    def add_node(
-        self, index: int, name: str, op: str, inputs: Sequence[int], attributes: Mapping[str, Any]
-    ) -> None:
+    def add_node(self, index: int, name: str, op: str, inputs: Sequence[int], attributes: Mapping[str, Any]) -> None:
         translate = getattr(self, f"_{op}", None)
         if translate is None:
             raise NotImplementedError(f"{name}: operator {op!r} has no ONNX translation")
-        if op in ("global_avg_pool", "global_max_pool") or (
-            inputs and all(source in self.pooled for source in inputs)
-        ):
+        if op in ("global_avg_pool", "global_max_pool") or (inputs and all(source in self.pooled for source in inputs)):
             self.pooled.add(index)
         self.values.append(translate(name, [self.values[i] for i in inputs], dict(attributes)))
 
