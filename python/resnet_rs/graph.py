@@ -8,8 +8,8 @@
 >>> [node.name for node in b.graph({"output": x}).nodes]
 ['input', 'layer1.0.conv1', 'layer1.0.bn1', 'layer1.0.relu']
 
-The engine knows three spatial dimensions only: a 2D graph is lifted here, once, to kernels, strides and scales of depth 1
-and padding of depth 0. Nothing else in the package needs to know the rank of a convolution.
+The engine knows three spatial dimensions only: a 2D graph is lifted here, once, to kernels, strides and scales of depth
+1 and padding of depth 0. Nothing else in the package needs to know the rank of a convolution.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Node(NamedTuple):
 
 
 class Graph(NamedTuple):
-    """A network as data: nodes in topological order, labelled outputs, and the number of spatial dimensions (2 or 3)."""
+    """A network as data: nodes in topological order, labelled outputs, number of spatial dimensions (2 or 3)."""
 
     nodes: tuple[Node, ...]
     outputs: dict[str, int]
@@ -118,9 +118,7 @@ def lift_padding(argument: str, value: object, rank: int) -> tuple[Pair, Pair, P
     if _index(value) is not None:
         value = [value] * rank
     if not isinstance(value, Sequence) or isinstance(value, str) or len(value) != rank:
-        raise ArgumentError(
-            f"{argument}: expected an int, {rank} ints or {rank} pairs (before, after), got {value!r}"
-        )
+        raise ArgumentError(f"{argument}: expected an int, {rank} ints or {rank} pairs (before, after), got {value!r}")
     pairs: list[Pair] = [(0, 0)] if rank == 2 else []
     for item in value:
         pair = [item, item] if _index(item) is not None else item
@@ -147,10 +145,10 @@ class Builder:
         rank: spatial dimensions, 2 or 3.
         channels: channels of the input.
 
-    Names: `with b.scope("layer1.0"):` prefixes the names of all nodes inside it, and a node's name is the prefix of its
-    weights (`layer1.0.conv1.weight`). Operators without weights are named after what they do (`layer1.0.relu`), with a
-    number from the second one on. Size arguments are one int or one per axis; `padding` is an int, one int per axis, one
-    (before, after) pair per axis, or "same" (stride 1 only).
+    Names: `with b.scope("layer1.0"):` prefixes the names of all nodes inside it, and a node's name is the prefix of
+    its weights (`layer1.0.conv1.weight`). Operators without weights are named after what they do (`layer1.0.relu`),
+    with a number from the second one on. Size arguments are one int or one per axis; `padding` is an int, one int per
+    axis, one (before, after) pair per axis, or "same" (stride 1 only).
     """
 
     def __init__(self, rank: int, channels: int) -> None:
@@ -161,6 +159,10 @@ class Builder:
         self._names: set[str] = set()
         self._scopes: list[str] = []
         self.input = self._add("input", (), channels, {"channels": channels})
+
+    def extra_input(self, channels: int, name: str) -> Tensor:
+        """Add a further input; inputs are fed in the order in which they were added."""
+        return self._add("input", (), channels, {"channels": channels}, name)
 
     @contextmanager
     def scope(self, name: str) -> Iterator[None]:
@@ -280,7 +282,7 @@ class Builder:
     def squeeze_excite(
         self, x: Tensor, hidden: int, *, activation: str = "relu", gate: str = "sigmoid", name: str = "se"
     ) -> Tensor:
-        """Scale every channel by a gate computed from the channels' means: mean, `fc1`, activation, `fc2`, gate, multiply."""
+        """Scale each channel by a gate: mean over positions, `fc1`, activation, `fc2`, gate, multiply."""
         attributes: dict[str, Attribute] = {"hidden": hidden, "activation": activation, "gate": gate}
         return self._add("squeeze_excite", (x,), x.channels, attributes, name)
 
