@@ -1,6 +1,24 @@
 //! The extension module `resnet_rs._core`: translation between Python and `resnet_core`, nothing else.
 
+mod array;
+mod attributes;
+mod error;
+mod network;
+mod runtime;
+
 use pyo3::prelude::*;
 
+/// The Rust engine of resnet_rs.
 #[pymodule]
-mod _core {}
+mod _core {
+    #[pymodule_export]
+    use super::network::Network;
+    #[pymodule_export]
+    use super::runtime::{available_isas, available_threads, get_isa, get_num_threads, set_isa, set_num_threads};
+    use pyo3::prelude::*;
+
+    #[pymodule_init]
+    fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
+        super::runtime::read_environment(module.py())
+    }
+}

@@ -1,0 +1,129 @@
+//! The class `Network`.
+
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyList};
+use resnet_core::ops::Role;
+use resnet_core::{Error, Shape, graph};
+
+use crate::array::{Array, to_numpy};
+use crate::attributes::to_attributes;
+use crate::error::to_python;
+use crate::runtime::isa;
+
+type NodeRow<'py> = (String, String, Vec<usize>, Bound<'py, PyDict>);
+type Dims5 = (usize, usize, usize, usize, usize);
+
+/// A network: nodes, parameters, and the plans made so far.
+#[pyclass(frozen, module = "resnet_rs._core")]
+pub(crate) struct Network {
+    inner: graph::Network,
+}
+
+#[pymethods]
+impl Network {
+    #[new]
+    fn new(py: Python<'_>, nodes: Vec<NodeRow<'_>>) -> PyResult<Self> {
+        let nodes =
+            nodes.into_iter().map(|(name, op, inputs, attributes)| Ok((name, op, inputs, to_attributes(&attributes)?)));
+        let nodes = nodes.collect::<PyResult<Vec<_>>>()?;
+        let inner = graph::Network::new(nodes).map_err(|error| to_python(py, &error))?;
+        Ok(Self { inner })
+    }
+
+    /// Name, shape, whether it is trained, and how it starts, of every parameter.
+    fn parameters(&self) -> Vec<(String, Vec<usize>, bool, &'static str)> {
+        let entries = self.inner.parameters().into_iter();
+        entries
+            .map(|entry| {
+                let start = match entry.role {
+                    Role::Kernel => "kernel",
+                    Role::Scale | Role::RunningVariance => "ones",
+                    Role::Bias | Role::RunningMean => "zeros",
+                };
+                let trainable = entry.trainable();
+                (entry.name, entry.shape, trainable, start)
+            })
+            .collect()
+    }
+
+    /// The output shape of every node for an input of this shape.
+    fn infer(&self, py: Python<'_>, input_shape: Dims5) -> PyResult<Vec<Dims5>> {
+        let shapes = self.inner.graph().infer(&[to_shape(input_shape)]).map_err(|error| to_python(py, &error))?;
+        Ok(shapes.iter().map(from_shape).collect())
+    }
+
+    /// A copy of a parameter.
+    fn get<'py>(&self, py: Python<'py>, name: &str) -> PyResult<Bound<'py, PyAny>> {
+        let (shape, values) = self.inner.get(name).map_err(|error| to_python(py, &error))?;
+        to_numpy(py, &shape, values)
+    }
+
+    /// Sets a parameter.
+    fn set(&self, py: Python<'_>, name: &str, value: &Bound<'_, PyAny>) -> PyResult<()> {
+        let value = Array::new(value)?;
+        self.inner.set(name, value.shape(), value.values()?).map_err(|error| to_python(py, &error))
+    }
+
+    /// The values of the nodes `outputs`.
+    fn run<'py>(
+        &self,
+        py: Python<'py>,
+        inputs: Vec<Bound<'py, PyAny>>,
+        outputs: Vec<usize>,
+    ) -> PyResult<Bound<'py, PyList>> {
+        let arrays = borrow(&inputs)?;
+        let inputs = with_shapes(py, &arrays)?;
+        let isa = isa();
+        let results = py.detach(|| self.inner.run(isa, &inputs, &outputs));
+        let results = results.map_err(|error: Error| to_python(py, &error))?.into_iter();
+        let results =
+            results.map(|(shape, values)| to_numpy(py, &[shape.n, shape.d, shape.h, shape.w, shape.c], values));
+        PyList::new(py, results.collect::<PyResult<Vec<_>>>()?)
+    }
+
+    /// Per step: name, algorithm, output shape, FLOPs and milliseconds (the least of `repeats` runs).
+    fn profile<'py>(
+        &self,
+        py: Python<'py>,
+        inputs: Vec<Bound<'py, PyAny>>,
+        outputs: Vec<usize>,
+        repeats: usize,
+    ) -> PyResult<Vec<Bound<'py, PyDict>>> {
+        let arrays = borrow(&inputs)?;
+        let inputs = with_shapes(py, &arrays)?;
+        let isa = isa();
+        let steps =
+            py.detach(|| self.inner.profile(isa, &inputs, &outputs, repeats)).map_err(|error| to_python(py, &error))?;
+        let rows = steps.into_iter().map(|step| {
+            let row = PyDict::new(py);
+            row.set_item("name", step.name)?;
+            row.set_item("algorithm", step.algorithm)?;
+            row.set_item("output_shape", from_shape(&step.output))?;
+            row.set_item("flops", step.flops)?;
+            row.set_item("milliseconds", step.seconds * 1e3)?;
+            Ok(row)
+        });
+        rows.collect()
+    }
+
+    /// Bytes of activations that a run on this input needs at its widest.
+    fn activation_bytes(&self, py: Python<'_>, input_shape: Dims5, outputs: Vec<usize>) -> PyResult<usize> {
+        self.inner.activation_bytes(&[to_shape(input_shape)], &outputs).map_err(|error| to_python(py, &error))
+    }
+}
+
+fn borrow<'py>(objects: &[Bound<'py, PyAny>]) -> PyResult<Vec<Array<'py>>> {
+    objects.iter().map(Array::new).collect()
+}
+
+fn with_shapes<'a>(py: Python<'_>, arrays: &'a [Array<'_>]) -> PyResult<Vec<(Shape, &'a [f32])>> {
+    arrays.iter().map(|array| Ok((array.activation(py)?, array.values()?))).collect()
+}
+
+fn to_shape((n, d, h, w, c): Dims5) -> Shape {
+    Shape::new(n, [d, h, w], c)
+}
+
+fn from_shape(shape: &Shape) -> Dims5 {
+    (shape.n, shape.d, shape.h, shape.w, shape.c)
+}

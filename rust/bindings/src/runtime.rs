@@ -1,0 +1,81 @@
+//! Threads and instruction sets.
+
+use std::sync::Mutex;
+
+use pyo3::prelude::*;
+use resnet_core::parallel;
+use resnet_core::simd::Isa;
+
+use crate::error::raise;
+
+static CHOSEN: Mutex<Option<Isa>> = Mutex::new(None);
+
+/// The instruction set that new plans are made for.
+pub(crate) fn isa() -> Isa {
+    let chosen = *CHOSEN.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    chosen.unwrap_or_else(Isa::best)
+}
+
+/// Obeys `RESNET_RS_NUM_THREADS` and `RESNET_RS_ISA`.
+pub(crate) fn read_environment(py: Python<'_>) -> PyResult<()> {
+    if let Ok(text) = std::env::var("RESNET_RS_NUM_THREADS") {
+        let expected = || format!("RESNET_RS_NUM_THREADS: expected 1 to {}, got {text:?}", parallel::MAX_THREADS);
+        let threads = text.trim().parse().map_err(|_| raise(py, "ArgumentError", expected()))?;
+        set_num_threads(py, Some(threads)).map_err(|_| raise(py, "ArgumentError", expected()))?;
+    }
+    match std::env::var("RESNET_RS_ISA") {
+        Ok(name) => set_isa(py, Some(name.trim())),
+        Err(_) => Ok(()),
+    }
+}
+
+/// Sets the number of threads of this process; None returns to the default.
+#[pyfunction]
+#[pyo3(signature = (threads))]
+pub(crate) fn set_num_threads(py: Python<'_>, threads: Option<usize>) -> PyResult<()> {
+    if threads.is_some_and(|threads| !(1..=parallel::MAX_THREADS).contains(&threads)) {
+        let message = format!("threads: expected 1 to {}, got {}", parallel::MAX_THREADS, threads.unwrap_or(0));
+        return Err(raise(py, "ArgumentError", message));
+    }
+    parallel::set_threads(threads);
+    Ok(())
+}
+
+/// The number of threads in use.
+#[pyfunction]
+pub(crate) fn get_num_threads() -> usize {
+    parallel::threads()
+}
+
+/// The number of threads that affinity and cgroup quota allow.
+#[pyfunction]
+pub(crate) fn available_threads() -> usize {
+    parallel::available_threads()
+}
+
+/// Forces an instruction set by name; None returns to the best.
+#[pyfunction]
+#[pyo3(signature = (name))]
+pub(crate) fn set_isa(py: Python<'_>, name: Option<&str>) -> PyResult<()> {
+    let chosen = match name {
+        None => None,
+        Some(name) => Some(Isa::from_name(name).filter(|isa| isa.is_available()).ok_or_else(|| {
+            let message = format!("isa: expected one of {}, got {name:?}", available_isas().join(", "));
+            raise(py, "ArgumentError", message)
+        })?),
+    };
+    *CHOSEN.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = chosen;
+    Ok(())
+}
+
+/// The instruction set that new plans are made for.
+#[pyfunction]
+pub(crate) fn get_isa() -> &'static str {
+    isa().name()
+}
+
+/// The instruction sets that this processor has.
+#[pyfunction]
+pub(crate) fn available_isas() -> Vec<&'static str> {
+    Isa::available().into_iter().map(Isa::name).collect()
+}

@@ -1,0 +1,55 @@
+//! Runs a plan.
+
+use std::time::Instant;
+
+use super::memory::carve;
+use super::plan::{Place, Plan, Planned};
+use crate::ops::Io;
+use crate::parallel::{Pool, run_with};
+
+impl Plan {
+    /// Computes the outputs from the inputs, both in the order of the plan's key.
+    pub(super) fn forward(&self, arena: &mut [f32], inputs: &[&[f32]], outputs: &mut [&mut [f32]]) {
+        run_with(self.threads, |pool| {
+            for step in &self.steps {
+                step.forward(arena, inputs, pool);
+            }
+            for ((place, _), output) in self.outputs.iter().zip(outputs) {
+                output.copy_from_slice(match place {
+                    Place::Caller(number) => inputs[*number],
+                    Place::Arena(range) => &arena[range.clone()],
+                });
+            }
+        });
+    }
+
+    /// Seconds that each step takes: the least of `repeats` runs of the whole plan.
+    pub(super) fn time(&self, arena: &mut [f32], inputs: &[&[f32]], repeats: usize) -> Vec<f64> {
+        let mut best = vec![f64::INFINITY; self.steps.len()];
+        run_with(self.threads, |pool| {
+            for _ in 0..repeats {
+                for (step, best) in self.steps.iter().zip(&mut best) {
+                    let start = Instant::now();
+                    step.forward(arena, inputs, pool);
+                    *best = best.min(start.elapsed().as_secs_f64());
+                }
+            }
+        });
+        best
+    }
+}
+
+impl Planned {
+    fn forward(&self, arena: &mut [f32], callers: &[&[f32]], pool: &Pool) {
+        let nowhere = 0..0;
+        let read: Vec<_> =
+            self.inputs.iter().map(|place| if let Place::Arena(range) = place { range } else { &nowhere }).collect();
+        let ([output, scratch], mut inputs) = carve(arena, [&self.output, &self.scratch], &read);
+        for (input, place) in inputs.iter_mut().zip(&self.inputs) {
+            if let Place::Caller(number) = place {
+                *input = callers[*number];
+            }
+        }
+        self.step.forward(Io { inputs: &inputs, output, scratch, pool });
+    }
+}

@@ -1,0 +1,208 @@
+//! A network ready to run: graph, parameters, and the plans made so far.
+
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use super::plan::{Key, PacksOfNodes, Plan, activation_bytes};
+use super::spec::Graph;
+use crate::buffer::Buffer;
+use crate::error::{Error, Result};
+use crate::ops::Attributes;
+use crate::parallel;
+use crate::params::{Entry, Params};
+use crate::shape::Shape;
+use crate::simd::Isa;
+
+/// Plans that are kept: enough for a few image sizes and the last, smaller batch.
+const PLANS: usize = 8;
+
+/// A graph with its parameters. All methods may be called from several threads at once.
+pub struct Network {
+    graph: Graph,
+    state: Mutex<State>,
+    /// Arenas that no run is using now. Plans share them: only the largest that ran at once are ever kept.
+    arenas: Mutex<Vec<Buffer>>,
+}
+
+struct State {
+    params: Params,
+    /// The version of the parameters that packs and plans were made from.
+    version: u64,
+    packs: PacksOfNodes,
+    /// The least recently used first.
+    plans: Vec<(Key, Arc<Plan>)>,
+}
+
+/// How one step did.
+pub struct StepProfile {
+    /// The node, or the first of those that were fused.
+    pub name: String,
+    /// The algorithm.
+    pub algorithm: String,
+    /// The shape of the output.
+    pub output: Shape,
+    /// Multiplications and additions of the direct algorithm.
+    pub flops: u64,
+    /// The least of the repetitions.
+    pub seconds: f64,
+}
+
+/// Values with their shapes.
+pub type Tensor = (Shape, Vec<f32>);
+
+impl Network {
+    /// A network of these nodes: name, operator, inputs, attributes.
+    ///
+    /// # Errors
+    /// As [`Graph::push`].
+    pub fn new(nodes: impl IntoIterator<Item = (String, String, Vec<usize>, Attributes)>) -> Result<Self> {
+        let (mut graph, mut params) = (Graph::default(), Params::default());
+        for (name, kind, inputs, attributes) in nodes {
+            graph.push(&name, &kind, &inputs, attributes, &mut params)?;
+        }
+        let state = State { params, version: 0, packs: PacksOfNodes::new(), plans: Vec::new() };
+        Ok(Self { graph, state: Mutex::new(state), arenas: Mutex::default() })
+    }
+
+    /// The description.
+    pub fn graph(&self) -> &Graph {
+        &self.graph
+    }
+
+    /// The table of parameters.
+    pub fn parameters(&self) -> Vec<Entry> {
+        self.lock().params.entries().to_vec()
+    }
+
+    /// A copy of a parameter, with its shape.
+    ///
+    /// # Errors
+    /// [`Error::Parameter`] for an unknown name.
+    pub fn get(&self, name: &str) -> Result<(Vec<usize>, Vec<f32>)> {
+        let mut state = self.lock();
+        let number = state.params.find(name)?;
+        state.params.allocate();
+        Ok((state.params.entries()[number].shape.clone(), state.params.value(number).to_vec()))
+    }
+
+    /// Sets a parameter. Plans made so far are made anew when they are next needed.
+    ///
+    /// # Errors
+    /// [`Error::Parameter`] for an unknown name or another shape.
+    pub fn set(&self, name: &str, shape: &[usize], value: &[f32]) -> Result<()> {
+        let mut state = self.lock();
+        let number = state.params.find(name)?;
+        state.params.set(number, shape, value)
+    }
+
+    /// The values of the nodes `outputs` for these inputs.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] or [`Error::Memory`] if the network cannot work on inputs of these shapes.
+    pub fn run(&self, isa: Isa, inputs: &[(Shape, &[f32])], outputs: &[usize]) -> Result<Vec<Tensor>> {
+        let plan = self.plan(isa, inputs, outputs)?;
+        let mut results: Vec<Tensor> = plan.outputs.iter().map(|(_, shape)| (*shape, vec![0.0; shape.len()])).collect();
+        let mut slices: Vec<&mut [f32]> = results.iter_mut().map(|(_, values)| values.as_mut_slice()).collect();
+        self.borrow_arena(&plan, |arena| plan.forward(arena, &values_of(inputs), &mut slices));
+        Ok(results)
+    }
+
+    /// How long each step takes.
+    ///
+    /// # Errors
+    /// As [`Network::run`].
+    pub fn profile(
+        &self,
+        isa: Isa,
+        inputs: &[(Shape, &[f32])],
+        outputs: &[usize],
+        repeats: usize,
+    ) -> Result<Vec<StepProfile>> {
+        let plan = self.plan(isa, inputs, outputs)?;
+        let seconds = self.borrow_arena(&plan, |arena| plan.time(arena, &values_of(inputs), repeats.max(1)));
+        let steps = plan.steps.iter().zip(seconds);
+        Ok(steps
+            .map(|(planned, seconds)| StepProfile {
+                name: planned.name.clone(),
+                algorithm: planned.step.algorithm(),
+                output: planned.shape,
+                flops: planned.step.flops(),
+                seconds,
+            })
+            .collect())
+    }
+
+    /// Bytes of activations that a run would need at its widest, found without planning it.
+    ///
+    /// # Errors
+    /// As [`Network::run`].
+    pub fn activation_bytes(&self, inputs: &[Shape], outputs: &[usize]) -> Result<usize> {
+        self.graph.infer(inputs)?;
+        self.check_outputs(outputs)?;
+        activation_bytes(&self.graph, inputs, outputs)
+    }
+
+    fn plan(&self, isa: Isa, inputs: &[(Shape, &[f32])], outputs: &[usize]) -> Result<Arc<Plan>> {
+        self.check_outputs(outputs)?;
+        for (&node, (shape, values)) in self.graph.inputs().iter().zip(inputs) {
+            if shape.checked_len() != Some(values.len()) {
+                let message = format!("expected the values of shape {shape}, got {}", values.len());
+                return Err(Error::Shape { node: self.graph.nodes()[node].name.clone(), message });
+            }
+        }
+        let shapes = inputs.iter().map(|(shape, _)| *shape).collect();
+        let key = Key { inputs: shapes, outputs: outputs.to_vec(), isa, threads: parallel::threads() };
+
+        let mut state = self.lock();
+        state.params.allocate();
+        let State { params, version, packs, plans } = &mut *state;
+        if *version != params.version() {
+            *version = params.version();
+            packs.clear();
+            plans.clear();
+        }
+        let entry = match plans.iter().position(|(known, _)| *known == key) {
+            Some(position) => plans.remove(position),
+            None => {
+                let plan = Plan::new(&self.graph, params, packs, &key)?;
+                (key, Arc::new(plan))
+            }
+        };
+        let plan = Arc::clone(&entry.1);
+        plans.push(entry);
+        if plans.len() > PLANS {
+            plans.remove(0);
+        }
+        Ok(plan)
+    }
+
+    fn check_outputs(&self, outputs: &[usize]) -> Result<()> {
+        match outputs.iter().find(|&&output| output >= self.graph.nodes().len()) {
+            Some(output) => {
+                Err(Error::Graph { node: format!("node {output}"), message: "there is no node of that number".into() })
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Lends an arena: one that is free and large enough, or a new one.
+    fn borrow_arena<R>(&self, plan: &Plan, body: impl FnOnce(&mut Buffer) -> R) -> R {
+        let free = lock(&self.arenas).pop().filter(|arena| arena.len() >= plan.arena);
+        let mut arena = free.unwrap_or_else(|| Buffer::zeroed(plan.arena));
+        let result = body(&mut arena);
+        lock(&self.arenas).push(arena);
+        result
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        lock(&self.state)
+    }
+}
+
+/// A panic elsewhere does not make the data behind a lock wrong: every change is completed before it can be seen.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+}
+
+fn values_of<'a>(inputs: &[(Shape, &'a [f32])]) -> Vec<&'a [f32]> {
+    inputs.iter().map(|(_, values)| *values).collect()
+}

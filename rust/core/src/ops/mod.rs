@@ -1,0 +1,170 @@
+//! The operators: one file each, with both directions and its tests.
+//!
+//! An operator is plain data ([`Op`]). For given shapes and a given instruction set it is compiled to a [`Step`],
+//! which has chosen its algorithm and packed its weights, and which cannot fail.
+
+use std::any::Any;
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::Arc;
+
+use crate::buffer::Buffer;
+use crate::parallel::Pool;
+use crate::shape::Shape;
+use crate::simd::Isa;
+
+mod attributes;
+mod input;
+
+pub use attributes::{Attributes, Value};
+
+/// The list of operators: the name in a network's description, and how to read the attributes.
+const OPERATORS: &[(&str, Parse)] = &[("input", input::Input::parse)];
+
+type Parse = fn(&mut Attributes) -> Result<Box<dyn Op>, String>;
+
+/// The operator of that name with those attributes.
+///
+/// # Errors
+/// An unknown name, and attributes that are missing, unknown or out of range.
+pub fn parse(kind: &str, mut attributes: Attributes) -> Result<Box<dyn Op>, String> {
+    let (_, parse) = OPERATORS.iter().find(|(name, _)| *name == kind).ok_or_else(|| {
+        let names: Vec<&str> = OPERATORS.iter().map(|(name, _)| *name).collect();
+        format!("unknown operator {kind:?}, expected one of {}", names.join(", "))
+    })?;
+    let op = parse(&mut attributes)?;
+    attributes.finish()?;
+    Ok(op)
+}
+
+/// An operator: its attributes, and what follows from them.
+pub trait Op: Any + fmt::Debug + Send + Sync {
+    /// The name in [`OPERATORS`].
+    fn kind(&self) -> &'static str;
+
+    /// Output channels and parameters for inputs of these channels. Raises every error that channels can cause.
+    fn signature(&self, channels: &[usize]) -> Result<Signature, String>;
+
+    /// The shape of the output. Raises every error that sizes can cause; channels have been checked.
+    fn infer(&self, inputs: &[Shape]) -> Result<Shape, String>;
+
+    /// For inference: this operator and `next`, the only reader of its output, as one operator.
+    ///
+    /// `slot` says which of the inputs of `next` this operator's output is. The other inputs and all parameters of
+    /// `next` are appended to this operator's own.
+    fn absorb(&self, _next: &dyn Op, _slot: usize) -> Option<Box<dyn Op>> {
+        None
+    }
+
+    /// Chooses the algorithm and packs the weights for these shapes, instruction set and number of threads.
+    fn compile(&self, context: &mut Compile<'_>) -> Box<dyn Step>;
+}
+
+/// What an operator takes and gives, as far as channels tell.
+#[derive(Debug, Default)]
+pub struct Signature {
+    /// Channels of the output.
+    pub channels: usize,
+    /// In the order in which `compile` gets them.
+    pub parameters: Vec<Parameter>,
+}
+
+/// A parameter of an operator.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Parameter {
+    /// Appended, with a dot, to the node's name.
+    pub suffix: &'static str,
+    /// In PyTorch's layout, always with three kernel dimensions.
+    pub shape: Vec<usize>,
+    /// How it starts, and whether an optimiser may change it.
+    pub role: Role,
+}
+
+impl Parameter {
+    /// A parameter of this name, shape and role.
+    pub fn new(suffix: &'static str, shape: &[usize], role: Role) -> Self {
+        Self { suffix, shape: shape.to_vec(), role }
+    }
+}
+
+/// What a parameter is for: how it starts, and whether it is trained.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// A matrix or kernel: starts random.
+    Kernel,
+    /// A shift: starts at 0.
+    Bias,
+    /// A factor: starts at 1.
+    Scale,
+    /// A running mean: starts at 0, is not trained.
+    RunningMean,
+    /// A running variance: starts at 1, is not trained.
+    RunningVariance,
+}
+
+/// What an operator knows when it is compiled.
+pub struct Compile<'a> {
+    /// The instruction set to use.
+    pub isa: Isa,
+    /// The number of threads that will run it.
+    pub threads: usize,
+    /// The shapes of the inputs.
+    pub inputs: &'a [Shape],
+    /// The shape of the output.
+    pub output: Shape,
+    /// The parameters in the order of the signature (and of those absorbed).
+    pub parameters: &'a [&'a [f32]],
+    /// Packed weights of this node made before, for other shapes.
+    pub packs: &'a mut Packs,
+}
+
+/// Packed weights by layout: plans for different input shapes share them.
+pub type Packs = HashMap<String, Arc<Buffer>>;
+
+impl Compile<'_> {
+    /// The weights packed in `layout`, by `pack` if no other plan has done it.
+    pub fn packed(&mut self, layout: &str, pack: impl FnOnce() -> Buffer) -> Arc<Buffer> {
+        let layout = format!("{} {layout}", self.isa.name());
+        Arc::clone(self.packs.entry(layout).or_insert_with(|| Arc::new(pack())))
+    }
+}
+
+/// A compiled operator.
+pub trait Step: Send + Sync {
+    /// Scratch memory in elements, for all threads together.
+    fn scratch(&self) -> usize {
+        0
+    }
+
+    /// Computes the output. Every element of the output is written; its content before is undefined.
+    fn forward(&self, io: Io<'_>);
+
+    /// The algorithm, for profiles.
+    fn algorithm(&self) -> String;
+
+    /// Multiplications and additions of the direct algorithm, for profiles.
+    fn flops(&self) -> u64 {
+        0
+    }
+}
+
+/// The memory and threads of one forward step.
+pub struct Io<'a> {
+    /// As declared by the shapes.
+    pub inputs: &'a [&'a [f32]],
+    /// To be written.
+    pub output: &'a mut [f32],
+    /// As large as the step asked for, on a line, with undefined content.
+    pub scratch: &'a mut [f32],
+    /// The threads.
+    pub pool: &'a Pool,
+}
+
+/// Fails unless there are `expected` inputs.
+pub(crate) fn expect_inputs(channels: &[usize], expected: usize) -> Result<(), String> {
+    if channels.len() == expected {
+        Ok(())
+    } else {
+        Err(format!("expected {expected} input(s), got {}", channels.len()))
+    }
+}
