@@ -1,0 +1,54 @@
+"""The Rust engine. Activations are float32 arrays (n, d, h, w, c); 2D networks have d = 1."""
+
+from collections.abc import Sequence
+from typing import Any, TypedDict, final
+
+import numpy as np
+from numpy.typing import NDArray
+
+Shape = tuple[int, int, int, int, int]
+
+class Step(TypedDict):
+    name: str
+    algorithm: str
+    output_shape: Shape
+    flops: int
+    milliseconds: float
+
+@final
+class Network:
+    """A network: nodes, parameters, and the plans made so far."""
+
+    def __new__(cls, nodes: Sequence[tuple[str, str, Sequence[int], dict[str, Any]]]) -> Network: ...
+    def parameters(self) -> list[tuple[str, list[int], bool, str]]:
+        """Name, shape, whether it is trained, and how it starts ("kernel", "ones", "zeros"), of every parameter."""
+    def infer(self, input_shape: Shape) -> list[Shape]:
+        """The output shape of every node for an input of this shape."""
+    def get(self, name: str) -> NDArray[np.float32]:
+        """A copy of a parameter."""
+    def set(self, name: str, value: NDArray[np.float32]) -> None:
+        """Sets a parameter."""
+    def run(self, inputs: Sequence[NDArray[np.float32]], outputs: Sequence[int]) -> list[NDArray[np.float32]]:
+        """The values of the nodes `outputs`."""
+    def profile(self, inputs: Sequence[NDArray[np.float32]], outputs: Sequence[int], repeats: int) -> list[Step]:
+        """Per step: name, algorithm, output shape, FLOPs and milliseconds (the least of `repeats` runs)."""
+    def activation_bytes(self, input_shape: Shape, outputs: Sequence[int]) -> int:
+        """Bytes of activations that a run on this input needs at its widest."""
+
+def set_num_threads(threads: int | None) -> None:
+    """Sets the number of threads of this process; None returns to the default."""
+
+def get_num_threads() -> int:
+    """The number of threads in use."""
+
+def available_threads() -> int:
+    """The number of threads that affinity and cgroup quota allow."""
+
+def set_isa(name: str | None) -> None:
+    """Forces an instruction set by name; None returns to the best."""
+
+def get_isa() -> str:
+    """The instruction set that new plans are made for."""
+
+def available_isas() -> list[str]:
+    """The instruction sets that this processor has."""
