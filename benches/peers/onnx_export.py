@@ -223,19 +223,17 @@ class _Writer:
         return self.emit("GlobalMaxPool", inputs)
 
     def _dense(self, name: str, inputs: list[str], attributes: dict[str, Any]) -> str:
-        # A 1x1 convolution keeps the spatial axes: the same on a vector and at every position of a map.
         weight = np.asarray(self.parameters[f"{name}.weight"], dtype=np.float32)
         units, channels = weight.shape[:2]
-        parameters = [self.constant(name, weight.reshape(units, channels, *[1] * self.rank))]
-        if attributes.get("bias", True):
-            parameters.append(self.parameter(f"{name}.bias"))
+        bias = [self.parameter(f"{name}.bias")] if attributes.get("bias", True) else []
         if len(self.values) not in self.pooled:
-            return self.emit("Conv", inputs + parameters)
-        # After global pooling the peers know a faster form than a convolution.
-        parameters[0] = self.constant(name, weight.reshape(units, channels))
-        flat = self.emit("Gemm", [self.emit("Flatten", inputs, axis=1), *parameters], transB=1)
-        axes = self.constant(name, np.arange(2, 2 + self.rank, dtype=np.int64))
-        return self.emit("Unsqueeze", [flat, axes])
+            # At every position of a map: a 1x1 convolution.
+            return self.emit(
+                "Conv", [*inputs, self.constant(name, weight.reshape(units, channels, *[1] * self.rank)), *bias]
+            )
+        flat = self.emit("Flatten", inputs, axis=1)
+        product = self.emit("Gemm", [flat, self.constant(name, weight.reshape(units, channels)), *bias], transB=1)
+        return self.emit("Unsqueeze", [product, self.constant(name, np.arange(2, 2 + self.rank, dtype=np.int64))])
 
     def _squeeze_excite(self, name: str, inputs: list[str], attributes: dict[str, Any]) -> str:
         gate = self.emit("GlobalAveragePool", inputs)

@@ -1,0 +1,68 @@
+"""The networks that are measured, and weights that keep their numbers in a sane range."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    import resnet_rs as rr
+
+
+class Net(NamedTuple):
+    """A name of the table, the model of `resnet_rs.create_model`, and the input without the batch axis."""
+
+    name: str
+    model: str
+    input_shape: tuple[int, ...]
+
+
+NETS = {
+    net.name: net
+    for net in (
+        Net("resnet18", "resnet18", (224, 224, 3)),
+        Net("resnet34", "resnet34", (224, 224, 3)),
+        Net("resnet50", "resnet50", (224, 224, 3)),
+        Net("resnet101", "resnet101", (224, 224, 3)),
+        Net("resnext50", "resnext50", (224, 224, 3)),
+        Net("resnext101", "resnext101", (224, 224, 3)),
+        Net("seresnet18", "seresnet18", (224, 224, 3)),
+        Net("seresnet50", "seresnet50", (224, 224, 3)),
+        Net("resnet18-3d", "resnet18", (96, 96, 96, 4)),
+        Net("resnet50-3d", "resnet50", (96, 96, 96, 4)),
+        Net("resnext50-3d", "resnext50", (96, 96, 96, 4)),
+        Net("seresnet50-3d", "seresnet50", (96, 96, 96, 4)),
+    )
+}
+
+DEFAULT_NETS = ("resnet18", "resnet50", "resnext50", "seresnet50", "resnet18-3d")
+
+
+def build(net: Net) -> rr.Model:
+    """The model with deterministic weights and linear outputs (logits)."""
+    import resnet_rs as rr
+
+    model = rr.create_model(net.model, input_shape=net.input_shape, num_classes=1000, classifier_activation=None)
+    model.load_weights(random_weights(model.state_dict()), naming="native")
+    return model
+
+
+def random_weights(tensors: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[np.float32]]:
+    """Weights under which activations neither explode nor fade to denormals, whose arithmetic is slow."""
+    rng = np.random.default_rng(0)
+    weights = {}
+    for name, tensor in tensors.items():
+        shape = tensor.shape
+        if len(shape) > 1:
+            value = rng.standard_normal(shape) * np.sqrt(1 / np.prod(shape[1:]))
+        elif name.endswith("running_var"):
+            value = rng.uniform(0.8, 1.2, shape)
+        elif name.endswith("weight"):
+            value = rng.uniform(0.6, 1.0, shape)
+        else:
+            value = rng.standard_normal(shape) * 0.1
+        weights[name] = value.astype(np.float32)
+    return weights

@@ -1,0 +1,58 @@
+"""The parent's end of `worker.py`."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+BENCHES = Path(__file__).parents[1]
+
+
+class Worker:
+    """A process that has one library loaded; it works only while `run` waits for it."""
+
+    def __init__(self, name: str, folder: Path, threads: int) -> None:
+        self.name = name
+        self.log = folder / f"{name}.log"
+        start = time.perf_counter()
+        with self.log.open("wb") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "peers.worker", name, str(folder), str(threads)],
+                cwd=BENCHES,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+            )
+        self._read()
+        self.first_result = time.perf_counter() - start
+        self.peak_rss = 0
+
+    def run(self, *, runs: int, warm: int) -> list[float]:
+        """Milliseconds of `runs` inferences after `warm` that are not counted."""
+        assert self.process.stdin is not None
+        self.process.stdin.write(json.dumps({"runs": runs, "warm": warm}) + "\n")
+        self.process.stdin.flush()
+        answer = self._read()
+        self.peak_rss = answer["peak_rss"]
+        milliseconds: list[float] = answer["milliseconds"]
+        return milliseconds
+
+    def close(self) -> None:
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.close()
+        self.process.wait(timeout=60)
+        self.process.stdout.close()
+
+    def _read(self) -> Any:
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        if not line:
+            self.process.wait()
+            raise RuntimeError(f"{self.name} ended: {self.log.read_text(errors='replace').strip()[-2000:]}")
+        return json.loads(line)

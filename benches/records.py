@@ -1,0 +1,109 @@
+"""What a comparison found, on the terminal and in benches/records/<cpu>/<date>.{json,md}."""
+
+from __future__ import annotations
+
+import json
+import platform
+import re
+from pathlib import Path
+from typing import Any
+
+FOLDER = Path(__file__).parent / "records"
+COLUMNS = ("library", "median ms", "p10 - p90", "ours / it", "first result s", "peak MiB", "difference")
+
+
+def cpu_name() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def environment() -> dict[str, Any]:
+    """The machine, as far as it explains a time."""
+    import resnet_rs as rr
+
+    return {
+        "cpu": cpu_name(),
+        "cpu_info": {key: value for key, value in rr.cpu_info().items() if not key.startswith("_")},
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.machine()}",
+    }
+
+
+def cells(result: dict[str, Any]) -> list[tuple[str, ...]]:
+    """The table of one network, fastest first."""
+    rows = []
+    for name, row in sorted(result["rows"].items(), key=lambda item: item[1]["median_ms"]):
+        ratio = result["ours_over"].get(name)
+        rows.append(
+            (
+                name,
+                f"{row['median_ms']:.2f}",
+                f"{row['p10_ms']:.2f} - {row['p90_ms']:.2f}",
+                f"{ratio:.2f}" if ratio is not None else "",
+                f"{row['first_result_s']:.2f}",
+                f"{row['peak_rss_mib']:.0f}",
+                f"{row['difference']:.0e}" + ("" if row["correct"] else " WRONG"),
+            )
+        )
+    return rows
+
+
+def title(result: dict[str, Any]) -> str:
+    return f"{result['net']}, input {' x '.join(map(str, result['input_shape']))}"
+
+
+def show(result: dict[str, Any]) -> None:
+    """Print the table of one network, by rich where it is installed."""
+    try:
+        from rich.console import Console
+        from rich.table import Table
+    except ImportError:
+        print(markdown_table(result))
+        return
+    table = Table(title=title(result), title_justify="left")
+    for index, column in enumerate(COLUMNS):
+        table.add_column(column, justify="right" if index else "left")
+    for row in cells(result):
+        table.add_row(*row, style="bold" if row[0] == "resnet_rs" else None)
+    Console().print(table)
+
+
+def markdown_table(result: dict[str, Any]) -> str:
+    lines = [
+        "",
+        f"**{title(result)}**",
+        "",
+        "| " + " | ".join(COLUMNS) + " |",
+        "|---" + "|--:" * (len(COLUMNS) - 1) + "|",
+    ]
+    lines += ["| " + " | ".join(row) + " |" for row in cells(result)]
+    return "\n".join(lines)
+
+
+def markdown(record: dict[str, Any]) -> str:
+    """The whole record as a page."""
+    versions = ", ".join(f"{name} {version}" for name, version in record["libraries"].items())
+    head = [
+        f"# {record['cpu']}, {record['threads']} threads, {record['date'][:10]}",
+        "",
+        f"- command: `{record['command']}`",
+        f"- versions: {versions}, CPython {record['python']}, {record['system']}",
+        f"- kernels: {record['cpu_info'].get('isa', '?')}",
+        f"- precision: {record['precision']}",
+        "- each library in its own process, in turns; `ours / it` below 1 means that resnet_rs is faster",
+    ]
+    return "\n".join([*head, *(markdown_table(result) for result in record["nets"]), ""])
+
+
+def write(record: dict[str, Any], label: str = "") -> Path:
+    """Save the record as JSON and Markdown; returns the path of the latter."""
+    folder = FOLDER / re.sub(r"[^a-z0-9]+", "-", re.sub(r"\((r|tm)\)", "", record["cpu"].lower())).strip("-")
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / (record["date"][:10] + (f"-{label}" if label else ""))
+    path.with_suffix(".json").write_text(json.dumps(record, indent=1) + "\n")
+    path.with_suffix(".md").write_text(markdown(record))
+    return path.with_suffix(".md")
