@@ -13,13 +13,24 @@ use crate::parallel::Pool;
 use crate::shape::Shape;
 use crate::simd::Isa;
 
+mod activation;
+mod add;
+mod affine;
 mod attributes;
+mod batch_norm;
+mod epilogue;
 mod input;
+mod lanes;
 
 pub use attributes::{Attributes, Value};
 
 /// The list of operators: the name in a network's description, and how to read the attributes.
-const OPERATORS: &[(&str, Parse)] = &[("input", input::Input::parse)];
+const OPERATORS: &[(&str, Parse)] = &[
+    ("activation", activation::Activation::parse),
+    ("add", add::Add::parse),
+    ("batch_norm", batch_norm::BatchNorm::parse),
+    ("input", input::Input::parse),
+];
 
 type Parse = fn(&mut Attributes) -> Result<Box<dyn Op>, String>;
 

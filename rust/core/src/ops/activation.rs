@@ -1,0 +1,181 @@
+//! Activation functions, `y = f(x)`, elementwise.
+//!
+//! | name | f(x) | as in |
+//! |---|---|---|
+//! | linear | `x` | |
+//! | relu | `max(x, 0)` | |
+//! | relu6 | `min(max(x, 0), 6)` | |
+//! | leaky_relu | `x` for `x > 0`, else `slope * x` (slope 0.01) | PyTorch `LeakyReLU`, Keras with its 0.3 |
+//! | elu | `x` for `x > 0`, else `slope * (exp(x) - 1)` (slope 1) | PyTorch `ELU`, where slope is alpha |
+//! | sigmoid | `1 / (1 + exp(-x))` | |
+//! | tanh | `tanh(x)` | |
+//! | silu, swish | `x * sigmoid(x)` | Elfwing et al. 2017 |
+//! | gelu | `x / 2 * (1 + erf(x / sqrt(2)))`, the exact form | Hendrycks & Gimpel 2016 |
+//! | hard_sigmoid | `relu6(x + 3) / 6` | PyTorch, Keras 3 (Keras 2: `0.2 x + 0.5`) |
+//! | hard_swish, hard_silu | `x * relu6(x + 3) / 6` | Howard et al. 2019 |
+//!
+//! NaN stays NaN.
+
+use super::affine::Affine;
+use super::epilogue::Epilogue;
+use super::lanes::{load, store};
+use super::{Attributes, Compile, Op, Signature, Step, expect_inputs};
+use crate::shape::Shape;
+use crate::simd::{Simd, math};
+
+/// An activation function: a small value that kernels carry along, and the operator that applies it alone.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub enum Activation {
+    /// `x`
+    #[default]
+    Linear,
+    /// `max(x, 0)`
+    Relu,
+    /// `min(max(x, 0), 6)`
+    Relu6,
+    /// `x` where positive, else the slope times `x`.
+    LeakyRelu(f32),
+    /// `x` where positive, else the slope times `exp(x) - 1`.
+    Elu(f32),
+    /// `1 / (1 + exp(-x))`
+    Sigmoid,
+    /// `tanh(x)`
+    Tanh,
+    /// `x * sigmoid(x)`
+    Silu,
+    /// `x / 2 * (1 + erf(x / sqrt(2)))`
+    Gelu,
+    /// `relu6(x + 3) / 6`
+    HardSigmoid,
+    /// `x * relu6(x + 3) / 6`
+    HardSwish,
+}
+
+/// Every name, with the default slope where there is one.
+const FUNCTIONS: &[(&str, Activation)] = &[
+    ("linear", Activation::Linear),
+    ("relu", Activation::Relu),
+    ("relu6", Activation::Relu6),
+    ("leaky_relu", Activation::LeakyRelu(0.01)),
+    ("elu", Activation::Elu(1.0)),
+    ("sigmoid", Activation::Sigmoid),
+    ("tanh", Activation::Tanh),
+    ("silu", Activation::Silu),
+    ("swish", Activation::Silu),
+    ("gelu", Activation::Gelu),
+    ("hard_sigmoid", Activation::HardSigmoid),
+    ("hard_swish", Activation::HardSwish),
+    ("hard_silu", Activation::HardSwish),
+];
+
+impl Activation {
+    pub(super) fn parse(attributes: &mut Attributes) -> Result<Box<dyn Op>, String> {
+        Ok(Box::new(match Self::named(&attributes.text("function")?)? {
+            Self::LeakyRelu(slope) => Self::LeakyRelu(attributes.number_or("slope", slope)?),
+            Self::Elu(slope) => Self::Elu(attributes.number_or("slope", slope)?),
+            other => other,
+        }))
+    }
+
+    /// The function of that name, with its default slope.
+    ///
+    /// # Errors
+    /// An unknown name; the message lists all.
+    pub fn named(name: &str) -> Result<Self, String> {
+        FUNCTIONS.iter().find(|(known, _)| *known == name).map(|(_, function)| *function).ok_or_else(|| {
+            let names: Vec<&str> = FUNCTIONS.iter().map(|(name, _)| *name).collect();
+            format!("unknown activation function {name:?}, expected one of {}", names.join(", "))
+        })
+    }
+
+    /// Whether it is a few instructions: fit to be inlined into a register tile. Kernels that unroll over many
+    /// accumulators store first and use [`Activation::apply_slice`] for the others, whose code is large.
+    #[inline(always)]
+    pub fn is_cheap(self) -> bool {
+        matches!(self, Self::Linear | Self::Relu | Self::Relu6 | Self::LeakyRelu(_))
+    }
+
+    /// The function of every lane.
+    #[inline(always)]
+    pub fn apply<S: Simd>(self, simd: S, x: S::V) -> S::V {
+        if self.is_cheap() { self.apply_cheap(simd, x) } else { self.apply_costly(simd, x) }
+    }
+
+    /// As [`Activation::apply`] for functions that are [cheap](Activation::is_cheap); the others change nothing.
+    #[inline(always)]
+    pub fn apply_cheap<S: Simd>(self, simd: S, x: S::V) -> S::V {
+        // The vector that may be NaN stands last: `min` and `max` give their last argument then.
+        match self {
+            Self::Relu => simd.max(simd.splat(0.0), x),
+            Self::Relu6 => relu6(simd, x),
+            Self::LeakyRelu(slope) => simd.select(simd.less(x, simd.splat(0.0)), simd.mul(x, simd.splat(slope)), x),
+            _ => x,
+        }
+    }
+
+    #[inline(always)]
+    fn apply_costly<S: Simd>(self, simd: S, x: S::V) -> S::V {
+        let (zero, one) = (simd.splat(0.0), simd.splat(1.0));
+        match self {
+            Self::Elu(slope) => {
+                let below = simd.mul(simd.splat(slope), simd.sub(math::exp(simd, simd.min(zero, x)), one));
+                simd.select(simd.less(x, zero), below, x)
+            }
+            Self::Sigmoid => math::sigmoid(simd, x),
+            Self::Tanh => math::tanh(simd, x),
+            Self::Silu => simd.mul(x, math::sigmoid(simd, x)),
+            Self::Gelu => {
+                let erf = math::erf(simd, simd.mul(x, simd.splat(std::f32::consts::FRAC_1_SQRT_2)));
+                simd.mul(simd.mul(x, simd.splat(0.5)), simd.add(one, erf))
+            }
+            Self::HardSigmoid => hard_sigmoid(simd, x),
+            Self::HardSwish => simd.mul(x, hard_sigmoid(simd, x)),
+            cheap => cheap.apply_cheap(simd, x),
+        }
+    }
+
+    /// Applies the function to `values` in place.
+    #[inline(always)]
+    pub fn apply_slice<S: Simd>(self, simd: S, values: &mut [f32]) {
+        if self == Self::Linear {
+            return;
+        }
+        for piece in values.chunks_mut(S::LANES) {
+            let tail = (piece.len() < S::LANES).then(|| simd.first(piece.len()));
+            // SAFETY: the piece is a whole vector or as long as the mask.
+            unsafe {
+                let x = load(simd, piece.as_ptr(), tail);
+                store(simd, piece.as_mut_ptr(), self.apply(simd, x), tail);
+            }
+        }
+    }
+}
+
+#[inline(always)]
+fn relu6<S: Simd>(simd: S, x: S::V) -> S::V {
+    simd.min(simd.splat(6.0), simd.max(simd.splat(0.0), x))
+}
+
+#[inline(always)]
+fn hard_sigmoid<S: Simd>(simd: S, x: S::V) -> S::V {
+    simd.mul(relu6(simd, simd.add(x, simd.splat(3.0))), simd.splat(1.0 / 6.0))
+}
+
+impl Op for Activation {
+    fn kind(&self) -> &'static str {
+        "activation"
+    }
+
+    fn signature(&self, channels: &[usize]) -> Result<Signature, String> {
+        expect_inputs(channels, 1)?;
+        Ok(Signature { channels: channels[0], parameters: Vec::new() })
+    }
+
+    fn infer(&self, inputs: &[Shape]) -> Result<Shape, String> {
+        Ok(inputs[0])
+    }
+
+    fn compile(&self, context: &mut Compile<'_>) -> Box<dyn Step> {
+        Affine { epilogue: Epilogue { activation: *self, ..Epilogue::default() } }.compile(context)
+    }
+}

@@ -1,0 +1,33 @@
+//! Whole vectors and the tail of a row through one function.
+
+use crate::simd::Simd;
+
+/// A vector: whole, or the lanes of the tail's mask.
+///
+/// # Safety
+/// The lanes must be readable; the mask comes from [`Simd::first`].
+#[inline(always)]
+pub(super) unsafe fn load<S: Simd>(simd: S, from: *const f32, tail: Option<S::M>) -> S::V {
+    // SAFETY: by this function's contract.
+    unsafe {
+        match tail {
+            None => simd.load(from),
+            Some(mask) => simd.load_masked(from, mask),
+        }
+    }
+}
+
+/// Writes a vector: whole, or the lanes of the tail's mask.
+///
+/// # Safety
+/// The lanes must be writable; the mask comes from [`Simd::first`].
+#[inline(always)]
+pub(super) unsafe fn store<S: Simd>(simd: S, to: *mut f32, v: S::V, tail: Option<S::M>) {
+    // SAFETY: by this function's contract.
+    unsafe {
+        match tail {
+            None => simd.store(to, v),
+            Some(mask) => simd.store_masked(to, v, mask),
+        }
+    }
+}
