@@ -5,6 +5,7 @@ mod attributes;
 mod error;
 mod network;
 mod runtime;
+mod safetensors;
 
 use pyo3::prelude::*;
 
@@ -15,6 +16,8 @@ mod _core {
     use super::network::Network;
     #[pymodule_export]
     use super::runtime::{available_isas, available_threads, get_isa, get_num_threads, set_isa, set_num_threads};
+    #[pymodule_export]
+    use super::safetensors::read_safetensors_header;
     use pyo3::prelude::*;
 
     #[pymodule_init]
