@@ -130,7 +130,7 @@ def features_in_dispatch(files: Files) -> list[str]:
 
 
 def intrinsics_in_simd(files: Files) -> list[str]:
-    return only_in(files, r"\b(?:core|std)::arch\b", rf"{CORE}simd/.*", "core::arch")
+    return only_in(files, r"\b(?:core|std)::arch::(?:x86|aarch|arm|\{|\*)", rf"{CORE}simd/.*", "vector intrinsics")
 
 
 def unsafe_at_home(files: Files) -> list[str]:
