@@ -52,7 +52,11 @@ impl Simd for Avx512 {
 
     #[inline(always)]
     fn first(self, n: usize) -> Self::M {
-        if n >= 16 { !0 } else { (1 << n) - 1 }
+        if n >= 16 {
+            !0
+        } else {
+            (1 << n) - 1
+        }
     }
 
     #[inline(always)]

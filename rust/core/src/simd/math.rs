@@ -88,7 +88,7 @@ pub fn erf<S: Simd>(s: S, x: S::V) -> S::V {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::simd::{Isa, Kernel, dispatch};
+    use crate::simd::{dispatch, Isa, Kernel};
 
     #[derive(Clone, Copy)]
     enum Function {

@@ -1,0 +1,228 @@
+//! The register tile: up to `TILE_ROWS` rows (pixels) times `TILE_VECTORS` vectors of columns (output channels).
+//!
+//! `out[i][j] = finish(bias[j] + Σ_segments Σ_r a[segment][i][r] * b[segment][r][j])`: a matrix product whose reduction is
+//! cut into segments, each of which starts somewhere else in memory. A row of A is where a pixel's window starts, a
+//! segment is a run of taps that are neighbours in memory. Each output is one chain of fused multiply-adds in the
+//! order of the segments: its bits do not depend on the tile that it is computed in.
+
+use crate::simd::Simd;
+
+/// A contiguous stretch of the reduction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Segment {
+    /// Where it starts in A, counted from the start of a row.
+    pub(crate) a: isize,
+    /// The row of B where it starts.
+    pub(crate) b: usize,
+    /// Its length.
+    pub(crate) length: usize,
+}
+
+/// Rows are addressed in four groups; the rows of a group are `row_stride` apart. This lets a tile span up to four
+/// rows of an image, and keeps the addresses in few registers.
+pub(crate) const GROUPS: usize = 4;
+
+/// How `rows` rows are dealt to the groups: halves, then halves of those.
+pub(crate) const fn group_sizes(rows: usize) -> [usize; GROUPS] {
+    let (first, second) = (rows.div_ceil(2), rows / 2);
+    [first.div_ceil(2), first / 2, second.div_ceil(2), second / 2]
+}
+
+/// The group of a row and its place in the group.
+const fn place(rows: usize, row: usize) -> (usize, usize) {
+    let sizes = group_sizes(rows);
+    let (mut group, mut rest) = (0, row);
+    while rest >= sizes[group] {
+        rest -= sizes[group];
+        group += 1;
+    }
+    (group, rest)
+}
+
+/// Repeats `$body` for each row. A loop would do, if the compiler could be relied on to unroll it: when it does not, the
+/// sums live in memory and the tile is three times slower.
+macro_rules! for_rows {
+    ($m:ident, $i:ident, $body:block) => {
+        for_rows!(@ $m, $i, $body, 0 1 2 3 4 5 6 7 8 9 10 11 12 13)
+    };
+    (@ $m:ident, $i:ident, $body:block, $($row:literal)*) => {
+        $(if $row < $m {
+            let $i: usize = $row;
+            $body
+        })*
+    };
+}
+
+/// What the tile does with its sums before and after.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Stages {
+    /// The sums start from `out` (an earlier block of the reduction wrote it), not from the bias.
+    pub(crate) resume: bool,
+    /// More blocks follow: residual and activation wait.
+    pub(crate) suspend: bool,
+}
+
+/// The arguments of one tile.
+#[derive(Clone, Copy)]
+pub(crate) struct Tile<'a> {
+    /// Where each group of rows starts in A; may lie outside where the segments lead back inside.
+    pub(crate) a: [*const f32; GROUPS],
+    /// Elements between rows of a group.
+    pub(crate) row_stride: usize,
+    /// The packed panel.
+    pub(crate) b: *const f32,
+    pub(crate) segments: &'a [Segment],
+    /// The first row of the output; the others follow every `out_stride`.
+    pub(crate) out: *mut f32,
+    pub(crate) out_stride: usize,
+    /// Columns of the output that exist; the panel may be wider.
+    pub(crate) columns: usize,
+    /// One per column of the panel.
+    pub(crate) bias: *const f32,
+    /// Added before the activation, laid out as the output; or null.
+    pub(crate) residual: *const f32,
+    pub(crate) relu: bool,
+    pub(crate) stages: Stages,
+}
+
+/// Computes a tile of `rows` rows and `vectors` vectors.
+///
+/// # Safety
+/// `1 <= rows <= TILE_ROWS`, `1 <= vectors <= TILE_VECTORS`, `columns` is more than `vectors - 1` vectors and at most
+/// `vectors`. For every row and segment, `length` floats at its place in A and the rows of B are readable; the panel
+/// is `vectors` vectors wide, and so is `bias`. The output may be written by nobody else, `residual` has its layout.
+#[inline(always)]
+pub(crate) unsafe fn run<S: Simd>(s: S, tile: &Tile<'_>, rows: usize, vectors: usize) {
+    macro_rules! choose {
+        ($($m:literal)*) => {
+            match (rows, vectors) {
+                // SAFETY: the caller's contract is that of `compute` for these numbers.
+                $(($m, 1) if $m <= S::TILE_ROWS => unsafe { compute::<S, $m, 1>(s, tile) },)*
+                // SAFETY: as above.
+                $(($m, 2) if $m <= S::TILE_ROWS && S::TILE_VECTORS >= 2 => unsafe { compute::<S, $m, 2>(s, tile) },)*
+                _ => unreachable!("tile of {rows} rows and {vectors} vectors"),
+            }
+        };
+    }
+    choose!(1 2 3 4 5 6 7 8 9 10 11 12 13 14)
+}
+
+/// The same pointer, but the compiler no longer knows where it comes from.
+///
+/// Left to itself it turns the sum of a group's pointer and a multiple of the stride into one pointer per row, more than
+/// there are registers.
+#[inline(always)]
+fn opaque(mut pointer: *const f32) -> *const f32 {
+    #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+    // SAFETY: no instruction at all.
+    unsafe {
+        std::arch::asm!("/* {0} */", inout(reg) pointer, options(pure, nomem, nostack, preserves_flags));
+    }
+    pointer
+}
+
+/// # Safety
+/// See [`run`].
+#[inline(always)]
+unsafe fn compute<S: Simd, const M: usize, const N: usize>(s: S, tile: &Tile<'_>) {
+    let lanes = S::LANES;
+    let last = s.first(tile.columns - (N - 1) * lanes);
+    let full = tile.columns == N * lanes;
+    // SAFETY (all blocks of this function): see the contract of `run`; masks cover the columns that exist.
+    let mut sums = [[s.splat(0.0); N]; M];
+    for_rows!(M, i, {
+        for v in 0..N {
+            // SAFETY: as above.
+            sums[i][v] = unsafe {
+                if !tile.stages.resume {
+                    s.load(tile.bias.add(v * lanes))
+                } else {
+                    let from = tile.out.add(i * tile.out_stride + v * lanes);
+                    if v + 1 == N && !full {
+                        s.load_masked(from, last)
+                    } else {
+                        s.load(from)
+                    }
+                }
+            };
+        }
+    });
+    let stride = tile.row_stride;
+    for segment in tile.segments {
+        // SAFETY: as above.
+        unsafe {
+            let mut a = tile.a.map(|a| opaque(a.wrapping_offset(segment.a)));
+            let mut b = tile.b.add(segment.b * N * lanes);
+            let mut left = segment.length;
+            macro_rules! step {
+                ($r:literal) => {
+                    let mut w = [s.splat(0.0); N];
+                    for v in 0..N {
+                        w[v] = s.load(b.add(($r * N + v) * lanes));
+                    }
+                    for_rows!(M, i, {
+                        let (group, index) = place(M, i);
+                        let x = s.splat(*a[group].add(index * stride + $r));
+                        for v in 0..N {
+                            sums[i][v] = s.fma(x, w[v], sums[i][v]);
+                        }
+                    });
+                };
+            }
+            while left >= 4 {
+                step!(0);
+                step!(1);
+                step!(2);
+                step!(3);
+                a = a.map(|a| opaque(a.add(4)));
+                b = b.add(4 * N * lanes);
+                left -= 4;
+            }
+            while left > 0 {
+                step!(0);
+                a = a.map(|a| a.add(1));
+                b = b.add(N * lanes);
+                left -= 1;
+            }
+        }
+    }
+    if !tile.stages.suspend {
+        if !tile.residual.is_null() {
+            for_rows!(M, i, {
+                for v in 0..N {
+                    // SAFETY: as above.
+                    let r = unsafe {
+                        let from = tile.residual.add(i * tile.out_stride + v * lanes);
+                        if v + 1 == N && !full {
+                            s.load_masked(from, last)
+                        } else {
+                            s.load(from)
+                        }
+                    };
+                    sums[i][v] = s.add(sums[i][v], r);
+                }
+            });
+        }
+        if tile.relu {
+            let zero = s.splat(0.0);
+            for_rows!(M, i, {
+                for v in 0..N {
+                    sums[i][v] = s.max(zero, sums[i][v]);
+                }
+            });
+        }
+    }
+    for_rows!(M, i, {
+        for v in 0..N {
+            // SAFETY: as above.
+            unsafe {
+                let to = tile.out.add(i * tile.out_stride + v * lanes);
+                if v + 1 == N && !full {
+                    s.store_masked(to, sums[i][v], last)
+                } else {
+                    s.store(to, sums[i][v])
+                }
+            }
+        }
+    });
+}
