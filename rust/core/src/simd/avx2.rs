@@ -110,6 +110,12 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
+    fn max_or_nan(self, a: Self::V, b: Self::V) -> Self::V {
+        // All ones are a NaN. `a` is what a fold has so far: the test of `b` is not in the chain of its dependencies.
+        intrinsic!(_mm256_or_ps(_mm256_max_ps(b, a), _mm256_cmp_ps::<_CMP_UNORD_Q>(b, b)))
+    }
+
+    #[inline(always)]
     fn sqrt(self, a: Self::V) -> Self::V {
         intrinsic!(_mm256_sqrt_ps(a))
     }

@@ -107,6 +107,12 @@ impl Simd for Avx512 {
     }
 
     #[inline(always)]
+    fn max_or_nan(self, a: Self::V, b: Self::V) -> Self::V {
+        // `a` is what a fold has so far: the test of `b` is not in the chain of its dependencies.
+        intrinsic!(_mm512_mask_max_ps(b, _mm512_cmp_ps_mask::<_CMP_ORD_Q>(b, b), b, a))
+    }
+
+    #[inline(always)]
     fn sqrt(self, a: Self::V) -> Self::V {
         intrinsic!(_mm512_sqrt_ps(a))
     }

@@ -86,6 +86,8 @@ pub trait Simd: Copy + Send + Sync + 'static {
     fn min(self, a: Self::V, b: Self::V) -> Self::V;
     /// The larger; `b` if either is NaN.
     fn max(self, a: Self::V, b: Self::V) -> Self::V;
+    /// The larger; NaN if either is.
+    fn max_or_nan(self, a: Self::V, b: Self::V) -> Self::V;
     /// The square root.
     fn sqrt(self, a: Self::V) -> Self::V;
     /// To the nearest integer, ties to even.
@@ -167,6 +169,9 @@ mod tests {
             check(s.max(nan, x), &|x, _| x);
             check(s.min(nan, x), &|x, _| x);
             assert!(lanes(s.max(x, nan)).iter().all(|v| v.is_nan()));
+            check(s.max_or_nan(x, y), &f32::max);
+            assert!(lanes(s.max_or_nan(x, nan)).iter().all(|v| v.is_nan()));
+            assert!(lanes(s.max_or_nan(nan, x)).iter().all(|v| v.is_nan()));
             assert_eq!(s.reduce_add(y), 0.75 * (n * (n - 1) / 2) as f32);
             assert_eq!(s.reduce_max(x), n as f32 - 3.5);
             for count in 0..=n {

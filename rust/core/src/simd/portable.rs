@@ -136,6 +136,11 @@ impl Simd for Portable {
     }
 
     #[inline(always)]
+    fn max_or_nan(self, a: Self::V, b: Self::V) -> Self::V {
+        zip(a, b, |a, b| if b > a || b.is_nan() { b } else { a })
+    }
+
+    #[inline(always)]
     fn sqrt(self, a: Self::V) -> Self::V {
         map(a, f32::sqrt)
     }
