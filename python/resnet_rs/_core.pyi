@@ -52,3 +52,8 @@ def get_isa() -> str:
 
 def available_isas() -> list[str]:
     """The instruction sets that this processor has."""
+
+def read_safetensors_header(
+    header: bytes, data_length: int
+) -> tuple[list[tuple[str, str, list[int], int, int]], dict[str, str]]:
+    """The tensors (name, dtype, shape, start, stop) and the metadata of a safetensors file."""

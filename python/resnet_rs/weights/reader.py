@@ -1,0 +1,107 @@
+"""Weight files by what is in them, whatever they are called."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+from resnet_rs.errors import FileFormatError, MemoryLimitError
+from resnet_rs.weights.source import Source
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+__all__ = ["read"]
+
+FORMATS = "a .safetensors, PyTorch (.pth, .pt, .th, .ckpt) or .npz file"
+
+# First bytes of what people mistake for weights, and what to tell them.
+STRANGERS = [
+    (
+        b"\x89HDF\r\n\x1a\n",
+        "a Keras / HDF5 file; read it with Keras or h5py and pass a mapping of names such as "
+        "'conv1_conv/kernel' to arrays",
+    ),
+    (b"\x93NUMPY", "a .npy file, which holds one array without a name; save a mapping with numpy.savez"),
+    (b"version https://git-lfs", "a Git LFS pointer; the file itself was not downloaded (git lfs pull)"),
+    (b"<", "a text file or web page; was the download refused?"),
+    (b"\x1f\x8b", "a gzip file; unpack it first"),
+]
+
+
+def read(path: str | os.PathLike[str], *, key: str | None = None) -> dict[str, NDArray[Any]]:
+    """Read every tensor of a weight file, names and prefixes as they are in the file.
+
+    Read are safetensors, PyTorch checkpoints (zip and legacy formats; state dicts at the top or nested, such as
+    `{"state_dict": ..., "epoch": ...}`; Lightning's `.ckpt`), pickled dictionaries of NumPy arrays, and `.npz`. The
+    kind is told by content, not by suffix. Nothing in a file is ever run: a pickle that names anything but tensors and
+    plain data is refused.
+
+    Arguments:
+        path: the file.
+        key: which dictionary of a checkpoint that has several (`"model_ema"`); by default the usual ones.
+
+    Returns:
+        Name -> C-ordered array of its own memory. float16 and bfloat16 become float32; float64, float32, integers and
+        bool keep their type. Tied tensors of a checkpoint are one array under two names.
+
+    Raises:
+        FileFormatError: corrupt, truncated, hostile or another kind of file; says what was expected and what came.
+        MemoryLimitError: the tensors do not fit into memory.
+        ArgumentError: no such `key`.
+        OSError: as `open` raises it (FileNotFoundError ...).
+
+    >>> import tempfile, pathlib, numpy as np
+    >>> path = pathlib.Path(tempfile.mkdtemp()) / "w.npz"
+    >>> np.savez(path, **{"fc.bias": np.arange(3.0)})
+    >>> read(path)
+    {'fc.bias': array([0., 1., 2.])}
+    """
+    with Source(path) as source:
+        try:
+            return read_source(source, key)
+        except MemoryError as error:
+            message = f"{source.path}: its tensors take more memory than there is (a file of {source.size} bytes)"
+            raise MemoryLimitError(message) from error
+
+
+def read_source(source: Source, key: str | None) -> dict[str, NDArray[Any]]:
+    """Choose the reader by the first bytes; readers are imported when needed."""
+    head = source.read(0, min(source.size, 512)).tobytes()
+    if len(head) < 9:
+        raise source.bad(FORMATS, f"{len(head)} bytes")
+    # A pickle may begin like the length of a header, but then its bytes 4 to 7 are not all zero.
+    if head[8:9] == b"{" and (head[0] != 0x80 or head[4:8] == bytes(4)):
+        from resnet_rs.weights.safetensors import read_tensors
+
+        return read_tensors(source)
+    if head[:4] in (b"PK\x03\x04", b"PK\x05\x06"):
+        from resnet_rs.weights.archive import Archive, read_npz
+
+        archive = Archive(source)
+        if archive.members and all(name.endswith(".npy") for name in archive.members):
+            return read_npz(source, archive)
+        if {"config.json", "model.weights.h5"} <= archive.members.keys():
+            raise source.bad(FORMATS, f"a .keras archive with {STRANGERS[0][1]}")
+        from resnet_rs.weights.torch_file import read_zip
+
+        return read_zip(source, archive, key)
+    if head[0] == 0x80 and 2 <= head[1] <= 5:
+        from resnet_rs.weights.torch_file import read_pickle
+
+        return read_pickle(source, key)
+    raise stranger(source, head)
+
+
+def stranger(source: Source, head: bytes) -> FileFormatError:
+    """Return the exception for a file of another kind, by name where it is a well-known one."""
+    for start, what in STRANGERS:
+        if head.startswith(start):
+            return source.bad(FORMATS, what)
+    if head[257:262] == b"ustar":
+        return source.bad(
+            FORMATS, "a tar file (the format of PyTorch 0.1); unpack it, or save it again with a newer PyTorch"
+        )
+    if source.path.endswith(".safetensors"):
+        return source.bad("a safetensors header, eight bytes of its length and then '{'", repr(head[:12]))
+    return source.bad(FORMATS, f"a file that begins with {head[:12]!r}")
