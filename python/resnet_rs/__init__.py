@@ -1,1 +1,104 @@
-"""ResNet, ResNeXt, SE-ResNet networks on CPUs, in 2D and 3D: Rust kernels, NumPy in and out."""
+"""ResNet, ResNeXt and SE networks on CPUs, in 2D and 3D: Rust kernels, NumPy in and out.
+
+>>> import numpy as np, resnet_rs as rr
+>>> model = rr.models.ResNet18(input_shape=(64, 64, 3), num_classes=10)
+>>> model.predict(np.zeros((2, 64, 64, 3), np.uint8)).shape
+(2, 10)
+
+Everything is imported when it is first used: `import resnet_rs` costs next to nothing.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from . import blocks, errors, functional, graph, images, models, runtime, weights
+    from .errors import (
+        ArgumentError,
+        DTypeError,
+        FileFormatError,
+        MemoryLimitError,
+        ResnetError,
+        ShapeError,
+        UnknownArgumentError,
+        UnknownNameError,
+        WeightsError,
+    )
+    from .models import Model, create_model, list_models, load, save
+    from .runtime import cpu_info, get_num_threads, num_threads, set_num_threads, show_versions
+
+    __version__: str
+
+__all__ = [
+    "ArgumentError",
+    "DTypeError",
+    "FileFormatError",
+    "MemoryLimitError",
+    "Model",
+    "ResnetError",
+    "ShapeError",
+    "UnknownArgumentError",
+    "UnknownNameError",
+    "WeightsError",
+    "__version__",
+    "blocks",
+    "cpu_info",
+    "create_model",
+    "errors",
+    "functional",
+    "get_num_threads",
+    "graph",
+    "images",
+    "list_models",
+    "load",
+    "models",
+    "num_threads",
+    "runtime",
+    "save",
+    "set_num_threads",
+    "show_versions",
+    "weights",
+]
+
+_SOURCES = {
+    "errors": (
+        "ArgumentError",
+        "DTypeError",
+        "FileFormatError",
+        "MemoryLimitError",
+        "ResnetError",
+        "ShapeError",
+        "UnknownArgumentError",
+        "UnknownNameError",
+        "WeightsError",
+    ),
+    # Model comes by way of the models, which it must be able to name.
+    "models": ("Model", "create_model", "list_models", "load", "save"),
+    "runtime": ("cpu_info", "get_num_threads", "num_threads", "set_num_threads", "show_versions"),
+}
+_ORIGIN = {name: module for module, names in _SOURCES.items() for name in names}
+_MODULES = ("blocks", "errors", "functional", "graph", "images", "models", "runtime", "weights")
+
+
+def __getattr__(name: str) -> object:
+    from importlib import import_module
+
+    if name in _MODULES:
+        return import_module(f".{name}", __name__)
+    if name in _ORIGIN:
+        value: object = getattr(import_module(f".{_ORIGIN[name]}", __name__), name)
+    elif name == "__version__":
+        from importlib.metadata import version
+
+        value = version("resnet-rs")
+    else:
+        from .errors import suggest
+
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}{suggest(name, __all__)}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import NamedTuple
 
+from .checks import check_bool, check_choice, check_fraction, check_size, check_sizes
 from .errors import ArgumentError, UnknownArgumentError, suggest
 
 __all__ = ["ACTIVATIONS", "BLOCK_TYPES", "BlockType", "ResNetConfig", "Stage"]
@@ -23,9 +24,11 @@ ACTIVATIONS: dict[str, str] = {
     "leaky_relu": "leaky_relu",
     "sigmoid": "sigmoid",
     "tanh": "tanh",
+    "elu": "elu",
     "silu": "silu",
     "swish": "silu",
     "gelu": "gelu",
+    "hard_sigmoid": "hard_sigmoid",
     "hard_swish": "hard_swish",
     "hard_silu": "hard_swish",
 }
@@ -120,7 +123,7 @@ class ResNetConfig:
 
     def __post_init__(self) -> None:
         for name in ("num_blocks", "conv_filters", "conv_kernel_sizes", "num_filters", "num_strides"):
-            object.__setattr__(self, name, _sizes(name, getattr(self, name)))
+            object.__setattr__(self, name, check_sizes(name, getattr(self, name)))
         for name in ("stem_stride", "groups", "width_per_group", "se_ratio", "se_divisor"):
             check_size(name, getattr(self, name))
         for name in ("stem_pool", "use_pre_activation", "se_block", "include_rescaling"):
@@ -219,38 +222,3 @@ class ResNetConfig:
             if name not in known:
                 raise UnknownArgumentError(f"{owner}: unknown argument '{name}'{suggest(name, known)}")
         return replace(self, **options)  # type: ignore[arg-type]
-
-
-def check_size(argument: str, value: object) -> int:
-    """Return `value` if it is an int from 1 to 2**31 - 1, else raise an ArgumentError that names `argument`."""
-    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value < 2**31:
-        raise ArgumentError(f"{argument}: expected an int from 1 to 2147483647, got {value!r}")
-    return value
-
-
-def check_bool(argument: str, value: object) -> bool:
-    """Return `value` if it is a bool, else raise an ArgumentError that names `argument`."""
-    if not isinstance(value, bool):
-        raise ArgumentError(f"{argument}: expected True or False, got {value!r}")
-    return value
-
-
-def check_fraction(argument: str, value: object) -> float:
-    """Return `value` if it is a number from 0 to 1, else raise an ArgumentError that names `argument`."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1:
-        raise ArgumentError(f"{argument}: expected a number from 0 to 1, got {value!r}")
-    return value
-
-
-def check_choice(argument: str, value: object, choices: Sequence[str] | Mapping[str, object]) -> str:
-    """Return `value` if it is one of `choices`, else raise an ArgumentError that names `argument` and the choices."""
-    if not isinstance(value, str) or value not in choices:
-        hint = suggest(value, choices) if isinstance(value, str) else ""
-        raise ArgumentError(f"{argument}: expected one of {', '.join(map(repr, choices))}, got {value!r}{hint}")
-    return value
-
-
-def _sizes(argument: str, value: object) -> tuple[int, ...]:
-    if not isinstance(value, Sequence) or isinstance(value, (str, bytes)) or not value:
-        raise ArgumentError(f"{argument}: expected a non-empty sequence of ints, got {value!r}")
-    return tuple(check_size(f"{argument}[{position}]", item) for position, item in enumerate(value))

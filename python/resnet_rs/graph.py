@@ -56,6 +56,14 @@ class Graph(NamedTuple):
     outputs: dict[str, int]
     rank: int
 
+    def vectors(self) -> frozenset[int]:
+        """Return the nodes without spatial axes: what follows a global pool."""
+        found: set[int] = set()
+        for number, node in enumerate(self.nodes):
+            if node.op in ("global_avg_pool", "global_max_pool") or (node.inputs and found.issuperset(node.inputs)):
+                found.add(number)
+        return frozenset(found)
+
     def spec(self) -> list[tuple[str, str, list[int], dict[str, object]]]:
         """Return the nodes as the lists and dicts that `resnet_rs._core.Network` takes.
 

@@ -1,0 +1,425 @@
+"""`Model`: a network with its weights; NumPy in, NumPy out."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from . import _core
+from .arrays import DataFormat, as_float32, checked_input, checked_shape, describe_bytes
+from .errors import ArgumentError, MemoryLimitError, UnknownNameError, WeightsError, suggest
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike, NDArray
+
+    from .graph import Graph
+    from .weights import Report
+
+__all__ = ["Model", "SymbolicTensor"]
+
+# Not worth a look at the memory that is left.
+_SURE_TO_FIT = 2**26
+# Spatial sizes of None are tried at this size where only the number of axes and channels is wanted.
+_PROBE = 64
+# Class name -> class: what a configuration may name.
+_CONSTRUCTORS: dict[str, type[Model]] = {}
+
+
+class SymbolicTensor:
+    """The shape that an output will have; None stands for a size that is not known before an input comes.
+
+    >>> SymbolicTensor((None, 112, 112, 64))
+    <shape=(None, 112, 112, 64)>
+    """
+
+    def __init__(self, shape: tuple[int | None, ...]) -> None:
+        self.shape = shape
+        self.dtype = np.dtype(np.float32)
+
+    def __repr__(self) -> str:
+        return f"<shape={self.shape}>"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, SymbolicTensor) and self.shape == other.shape
+
+    def __hash__(self) -> int:
+        return hash(self.shape)
+
+
+class Model:
+    """A network with its weights. Use a constructor of `resnet_rs.models`, `create_model` or `rr.load` to get one.
+
+    Args:
+        graph: the network; "output" among its outputs is what `predict` returns, the others what `features` returns.
+        input_shape: shape of one sample without the batch axis, (h, w, c) or (d, h, w, c) (channels first if
+            `data_format` says so); spatial sizes may be None.
+        config: what `get_config` returns: the constructor's arguments, JSON only.
+        name: shown by `summary` and in error messages.
+        data_format: "channels_last" or "channels_first": the layout of the arrays that go in and come out.
+        seed: of the random initial weights (Glorot uniform), which are the same for the same seed.
+
+    Weights are made or loaded when first needed; a model may be used by several threads at once.
+
+    >>> import numpy as np, resnet_rs as rr
+    >>> model = rr.models.ResNet18(input_shape=(64, 64, 3), num_classes=5)
+    >>> model.predict(np.zeros((2, 64, 64, 3), np.uint8)).shape
+    (2, 5)
+    """
+
+    def __init__(
+        self,
+        graph: Graph,
+        input_shape: Sequence[int | None],
+        *,
+        config: Mapping[str, Any],
+        name: str,
+        data_format: str = "channels_last",
+        seed: int = 0,
+    ) -> None:
+        self.graph = graph
+        self.name = name
+        self._format = DataFormat(data_format, graph.rank)
+        self._sample = self._format.to_last(checked_shape("input_shape", input_shape, data_format)[0])
+        self._config = dict(config)
+        self._seed = seed
+        self._network = _core.Network(graph.spec())
+        self._parameters = {
+            name: (self._user_shape(shape), trainable, start)
+            for name, shape, trainable, start in self._network.parameters()
+        }
+        # Parameters that still hold nothing: they are initialised when first needed.
+        self._empty = set(self._parameters)
+        self._labels = list(graph.outputs)
+        self._vectors = graph.vectors()
+        self._shapes: dict[tuple[int, ...], list[tuple[int, ...]]] = {}
+        self._bytes: dict[tuple[object, ...], int] = {}
+        if None not in self._sample:
+            self._output_shapes(self._probe())  # a size that does not fit is an error of the constructor
+
+    # -- what it is ---------------------------------------------------------------------------------------------------
+
+    def __repr__(self) -> str:
+        return (
+            f"<{type(self).__name__} name={self.name!r} input_shape={self.input_shape} "
+            f"output_shape={self.output_shape} params={self.count_params():,}>"
+        )
+
+    @property
+    def data_format(self) -> str:
+        """ "channels_last" or "channels_first"."""
+        return self._format.name
+
+    @property
+    def input_shape(self) -> tuple[int | None, ...]:
+        """Shape of the input; None for the batch size and for free spatial sizes."""
+        return (None, *self._format.from_last(self._sample))
+
+    @property
+    def output_shape(self) -> tuple[int | None, ...]:
+        """Shape of what `predict` returns; None for the batch size and for what free spatial sizes decide."""
+        return self._symbolic("output").shape
+
+    @property
+    def input(self) -> SymbolicTensor:
+        """The input as an object with a `shape`."""
+        return SymbolicTensor(self.input_shape)
+
+    @property
+    def output(self) -> SymbolicTensor:
+        """The output as an object with a `shape`."""
+        return self._symbolic("output")
+
+    @property
+    def pyramid_outputs(self) -> dict[str, SymbolicTensor]:
+        """The feature maps "P1" (stem), "P2" (first stage) ... as objects with a `shape`.
+
+        >>> import resnet_rs as rr
+        >>> rr.models.ResNet18(input_shape=(64, 96, 3)).pyramid_outputs["P5"]
+        <shape=(None, 2, 3, 512)>
+        """
+        return {label: self._symbolic(label) for label in self._labels if label != "output"}
+
+    def count_params(self) -> int:
+        """Number of all parameters, running statistics included."""
+        return sum(_size(shape) for shape, _, _ in self._parameters.values())
+
+    @property
+    def trainable_params(self) -> int:
+        """Number of parameters that training changes by gradients."""
+        return sum(_size(shape) for shape, trainable, _ in self._parameters.values() if trainable)
+
+    @property
+    def non_trainable_params(self) -> int:
+        """Number of parameters that training does not change by gradients: the running statistics."""
+        return self.count_params() - self.trainable_params
+
+    def summary(self) -> None:
+        """Print a table of the layers with their output shapes and parameters, and the totals."""
+        from .summary import summary_text
+
+        print(summary_text(self))
+
+    def node_shapes(self) -> list[tuple[int | None, ...]]:
+        """Output shape of every node of `graph`, as `predict` would return it, with None for the batch size."""
+        return [self._symbolic_node(node) for node in range(len(self.graph.nodes))]
+
+    def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Name and shape of every parameter, in the order of `state_dict`."""
+        return {name: shape for name, (shape, _, _) in self._parameters.items()}
+
+    # -- what it computes ---------------------------------------------------------------------------------------------
+
+    def predict(self, x: ArrayLike, batch_size: int = 32, verbose: int = 0) -> NDArray[np.float32]:
+        """Compute the output for a batch.
+
+        Args:
+            x: array of shape `input_shape` (any batch size, also 0), of any real dtype (bool, integers, floats), any
+                memory layout; it is converted to float32 piece by piece.
+            batch_size: samples that are computed at once; more need more memory.
+            verbose: 1 reports progress on standard error.
+
+        Returns:
+            float32 array of shape `output_shape`. NaN in a sample makes that sample's output NaN (in a classifier), as
+            in every framework; other samples are not touched by it.
+
+        Raises:
+            DTypeError: `x` holds something that is not a real number.
+            ShapeError: `x` has another rank, another number of channels, or a size that the network cannot take.
+            ArgumentError: `batch_size` is not a positive int.
+            MemoryLimitError: a batch needs more memory than there is; nothing was allocated.
+        """
+        return self._compute(x, ["output"], batch_size, verbose)[0]
+
+    def __call__(self, x: ArrayLike) -> NDArray[np.float32]:
+        """Same as `predict(x)`."""
+        return self.predict(x)
+
+    def features(self, x: ArrayLike, batch_size: int = 32) -> dict[str, NDArray[np.float32]]:
+        """Compute the feature maps that `pyramid_outputs` describes; arguments and errors are those of `predict`.
+
+        >>> import numpy as np, resnet_rs as rr
+        >>> model = rr.models.ResNet20()
+        >>> {level: y.shape for level, y in model.features(np.ones((5, 32, 32, 3))).items()}
+        {'P1': (5, 32, 32, 16), 'P2': (5, 32, 32, 16), 'P3': (5, 16, 16, 32), 'P4': (5, 8, 8, 64)}
+        """
+        labels = [label for label in self._labels if label != "output"]
+        return dict(zip(labels, self._compute(x, labels, batch_size, 0), strict=True))
+
+    def _compute(self, x: ArrayLike, labels: list[str], batch_size: int, verbose: int) -> list[NDArray[np.float32]]:
+        if isinstance(batch_size, bool) or not isinstance(batch_size, (int, np.integer)) or batch_size < 1:
+            raise ArgumentError(f"batch_size: expected an int >= 1, got {batch_size!r}")
+        expected = self._format.from_last(self._sample)
+        array = self._format.to_last_view(checked_input(x, expected, self._format, f"input of {self.name}"))
+        count = len(array)
+        nodes = [self.graph.outputs[label] for label in labels]
+        # An empty batch has outputs of a shape as well: that of one sample.
+        spatial = array.shape[1:-1] if self.graph.rank == 3 else (1, *array.shape[1:-1])
+        batch = max(1, min(int(batch_size), count))
+        shapes = [self._output_shapes((1, *spatial, array.shape[-1]))[node][1:] for node in nodes]
+        self._check_memory((batch, *spatial, array.shape[-1]), nodes, count * sum(map(_size, shapes)))
+        self._initialise()
+        results = [
+            np.empty((count, *self._trim(shape, node)), np.float32) for shape, node in zip(shapes, nodes, strict=True)
+        ]
+        for start in range(0, count, batch):
+            stop = min(start + batch, count)
+            piece = as_float32(array[start:stop]).reshape(stop - start, *spatial, array.shape[-1])
+            values = self._network.run([piece], nodes)
+            for result, value in zip(results, values, strict=True):
+                result[start:stop] = value.reshape(stop - start, *result.shape[1:])
+            if verbose:
+                _progress(self.name, stop, count)
+        return [self._format.from_last_array(result) for result in results]
+
+    # -- weights ------------------------------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, NDArray[np.float32]]:
+        """Return a copy of every parameter under its name (torchvision's), kernels as (out, in / groups, *kernel)."""
+        self._initialise()
+        return {name: self._network.get(name).reshape(shape) for name, (shape, _, _) in self._parameters.items()}
+
+    def load_state_dict(self, state: Mapping[str, ArrayLike], strict: bool = True) -> Report:
+        """Set parameters from arrays under the names and shapes of `state_dict`; see `load_weights`."""
+        return self.load_weights(state, naming="native", strict=strict)
+
+    def load_weights(
+        self, src: str | os.PathLike[str] | Mapping[str, Any], naming: str = "auto", strict: bool = True
+    ) -> Report:
+        """Read weights from a file, or take them from a mapping of names to arrays.
+
+        Args:
+            src: `.safetensors`, or a PyTorch checkpoint (`.pth`, `.pt`, `.th`, `.ckpt`), which is read without running
+                anything in it; or a mapping.
+            naming: whose names they are: "torchvision", "timm", "keras", "native", or "auto" to recognise them.
+            strict: refuse names that are missing or left over. Shapes that do not fit are always refused.
+
+        Returns:
+            A report of what was loaded, missing and left over; print it.
+
+        Raises:
+            WeightsError: names or shapes do not fit; `.report` holds the table. The model keeps the weights it had.
+            FileFormatError: the file is corrupt, truncated, hostile or unknown.
+            OSError: the file cannot be read.
+            MemoryLimitError: the model is too large for the memory there is.
+        """
+        from . import weights
+
+        self._check_memory(None, [], 0)
+        tensors = src if isinstance(src, Mapping) else weights.read(src)
+        arrays = {key: np.asarray(value) for key, value in tensors.items()}
+        matched, report = weights.match(arrays, self.parameter_shapes(), naming=naming, strict=strict)
+        for name, value in matched.items():
+            self._set(name, value)
+        return report
+
+    def save_weights(self, path: str | os.PathLike[str]) -> None:
+        """Write the weights as a safetensors file, whole or not at all; `load_weights` reads it back bit for bit."""
+        from . import weights
+
+        weights.write_safetensors(path, self.state_dict(), {"format": "resnet_rs"})
+
+    def _set(self, name: str, value: NDArray[Any]) -> None:
+        shape = self._parameters[name][0]
+        if value.shape != shape:
+            raise WeightsError(f"{name}: expected shape {shape}, got {value.shape}")
+        self._network.set(name, as_float32(value).reshape(self._engine_shape(shape)))
+        self._empty.discard(name)
+
+    def _initialise(self) -> None:
+        """Give every parameter that was not set its initial value."""
+        if not self._empty:
+            return
+        self._check_memory(None, [], 0)
+        from .initializers import initial_value
+
+        for name, (shape, _, start) in self._parameters.items():
+            if name in self._empty:
+                self._set(name, initial_value(start, shape, name, self._seed))
+
+    # -- configuration ------------------------------------------------------------------------------------------------
+
+    def get_config(self) -> dict[str, Any]:
+        """Return everything but the weights as JSON values; `from_config` builds the same network from it.
+
+        >>> import resnet_rs as rr
+        >>> model = rr.models.ResNet18(input_shape=(64, 64, 3), num_classes=5)
+        >>> rr.Model.from_config(model.get_config()).get_config() == model.get_config()
+        True
+        """
+        from copy import deepcopy
+
+        return deepcopy(self._config)
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> Model:
+        """Build a model from what `get_config` returned.
+
+        Raises:
+            UnknownNameError: "model" names no model of the registry.
+            ArgumentError, UnknownArgumentError: an argument is not allowed.
+        """
+        if not isinstance(config, Mapping) or not all(isinstance(key, str) for key in config):
+            raise ArgumentError(f"config: expected a dict as get_config returns it, got {type(config).__name__}")
+        arguments = dict(config)
+        name = arguments.pop("model", cls.__name__)
+        constructor = _CONSTRUCTORS.get(name) if isinstance(name, str) else None
+        if constructor is None:
+            raise UnknownNameError(f"config: unknown model {name!r}{suggest(str(name), _CONSTRUCTORS)}")
+        if not issubclass(constructor, cls):
+            raise ArgumentError(f"config: expected a configuration of {cls.__name__}, got one of {name}")
+        return constructor(**arguments)
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        _CONSTRUCTORS[cls.__name__] = cls
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild, (type(self), self._config, self.state_dict())
+
+    # -- shapes and memory --------------------------------------------------------------------------------------------
+
+    def _user_shape(self, shape: Sequence[int]) -> tuple[int, ...]:
+        # In a 2D network kernels have no depth axis.
+        return (*shape[:2], *shape[3:]) if self.graph.rank == 2 and len(shape) == 5 else tuple(shape)
+
+    def _engine_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        return (*shape[:2], 1, *shape[2:]) if len(shape) == 4 else shape
+
+    def _probe(self) -> tuple[int, ...]:
+        """Shape of a batch of one for the engine, with a stand-in for free sizes."""
+        sizes = [_PROBE if size is None else size for size in self._sample]
+        return (1, *sizes) if self.graph.rank == 3 else (1, 1, *sizes)
+
+    def _output_shapes(self, shape: tuple[int, ...]) -> list[tuple[int, ...]]:
+        """Shapes (n, d, h, w, c) of all nodes for an input of shape (n, d, h, w, c)."""
+        found = self._shapes.get(shape)
+        if found is None:
+            if len(self._shapes) >= 16:
+                self._shapes = {}
+            n, d, h, w, c = shape
+            found = self._shapes[shape] = [tuple(sizes) for sizes in self._network.infer((n, d, h, w, c))]
+        return found
+
+    def _trim(self, shape: tuple[int, ...], node: int) -> tuple[int, ...]:
+        """Shape of one sample without the axes that the user does not see, from (d, h, w, c)."""
+        if node in self._vectors:
+            return shape[-1:]
+        return shape if self.graph.rank == 3 else shape[1:]
+
+    def _symbolic_node(self, node: int) -> tuple[int | None, ...]:
+        shape = self._trim(self._output_shapes(self._probe())[node][1:], node)
+        if len(shape) == 1:
+            return (None, *shape)
+        sizes = [None if given is None else size for given, size in zip(self._sample[:-1], shape[:-1], strict=True)]
+        return (None, *self._format.from_last((*sizes, shape[-1])))
+
+    def _symbolic(self, label: str) -> SymbolicTensor:
+        return SymbolicTensor(self._symbolic_node(self.graph.outputs[label]))
+
+    def _check_memory(self, shape: tuple[int, ...] | None, nodes: list[int], outputs: int) -> None:
+        """Raise before allocating what cannot be had: weights not there yet, activations, outputs (elements)."""
+        needed = 4 * sum(_size(self._parameters[name][0]) for name in self._empty)
+        what = f"weights of {self.name}"
+        if shape is not None:
+            n, d, h, w, c = shape
+            key = (shape, *nodes)
+            activations = self._bytes.get(key)
+            if activations is None:
+                if len(self._bytes) >= 16:
+                    self._bytes = {}
+                activations = self._bytes[key] = self._network.activation_bytes((n, d, h, w, c), nodes)
+            needed += 4 * outputs + activations
+            sizes = self._format.from_last(shape[5 - self.graph.rank - 1 :])
+            what = f"{self.name} on a batch of shape {(n, *sizes)}"
+        if needed <= _SURE_TO_FIT:
+            return
+        from .runtime import available_memory
+
+        available = available_memory()
+        if available is not None and needed > available:
+            raise MemoryLimitError(
+                f"{what}: needs {describe_bytes(needed)}, {describe_bytes(available)} of memory are available"
+            )
+
+
+def _rebuild(cls: type[Model], config: Mapping[str, Any], state: Mapping[str, NDArray[np.float32]]) -> Model:
+    model = cls.from_config(config)
+    model.load_state_dict(state)
+    return model
+
+
+def _size(shape: Sequence[int]) -> int:
+    product = 1
+    for size in shape:
+        product *= size
+    return product
+
+
+def _progress(name: str, done: int, count: int) -> None:
+    import sys
+
+    end = "\n" if done == count else ""
+    print(f"\r{name}: {done}/{count}", end=end, file=sys.stderr, flush=True)

@@ -1,0 +1,54 @@
+"""One file for a whole model: configuration and weights in a safetensors file."""
+
+from __future__ import annotations
+
+import json
+import os
+
+from resnet_rs.errors import FileFormatError, MemoryLimitError, ResnetError
+from resnet_rs.model import Model
+
+__all__ = ["load", "save"]
+
+
+def save(model: Model, path: str | os.PathLike[str]) -> None:
+    """Write a model, configuration and weights, as one safetensors file.
+
+    Raises:
+        OSError: the file cannot be written; an older file at `path` is then left as it was.
+
+    >>> import os, tempfile, resnet_rs as rr
+    >>> path = os.path.join(tempfile.mkdtemp(), "model.safetensors")
+    >>> rr.save(rr.models.ResNet20(), path)
+    >>> rr.load(path).name
+    'ResNet202D'
+    """
+    from resnet_rs import __version__, weights
+
+    metadata = {"format": "resnet_rs", "version": __version__, "config": json.dumps(model.get_config())}
+    weights.write_safetensors(path, model.state_dict(), metadata)
+
+
+def load(path: str | os.PathLike[str]) -> Model:
+    """Read a model that `save` wrote. Nothing in the file is run: the configuration names a model of the registry.
+
+    Raises:
+        FileFormatError: the file is corrupt, or no file of `save`.
+        WeightsError: the weights do not fit the configuration.
+        OSError: the file cannot be read.
+    """
+    from resnet_rs import weights
+
+    text = weights.read_metadata(path).get("config")
+    if text is None:
+        raise FileFormatError(
+            f"{os.fspath(path)}: expected a model written by rr.save, got weights alone: use model.load_weights"
+        )
+    try:
+        model = Model.from_config(json.loads(text))
+    except MemoryLimitError:
+        raise
+    except (ResnetError, ValueError, TypeError, RecursionError) as error:
+        raise FileFormatError(f"{os.fspath(path)}: expected a configuration of a known model, got: {error}") from error
+    model.load_weights(path, naming="native")
+    return model

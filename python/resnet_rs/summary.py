@@ -1,0 +1,69 @@
+"""The text of `Model.summary()`: a table of the layers and the totals, as Keras prints them."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import TYPE_CHECKING
+
+from ._table import printable, table
+from .arrays import describe_bytes
+
+if TYPE_CHECKING:
+    from .model import Model
+
+__all__ = ["summary_text"]
+
+# Operator -> the name of the layer in Keras; "{}" is the rank.
+LAYERS = {
+    "input": "InputLayer",
+    "conv": "Conv{}D",
+    "conv_transpose": "Conv{}DTranspose",
+    "batch_norm": "BatchNormalization",
+    "activation": "Activation",
+    "softmax": "Softmax",
+    "add": "Add",
+    "concat": "Concatenate",
+    "max_pool": "MaxPooling{}D",
+    "avg_pool": "AveragePooling{}D",
+    "global_avg_pool": "GlobalAveragePooling{}D",
+    "global_max_pool": "GlobalMaxPooling{}D",
+    "dense": "Dense",
+    "squeeze_excite": "SqueezeExcitation",
+    "upsample": "UpSampling{}D",
+    "rescale": "Rescaling",
+    "pad_channels": "PadChannels",
+}
+
+
+def summary_text(model: Model) -> str:
+    """Return name (type), output shape and parameters of every layer, and the totals with their size in float32."""
+    counts: defaultdict[str, int] = defaultdict(int)
+    for name, shape in model.parameter_shapes().items():
+        size = 1
+        for length in shape:
+            size *= length
+        counts[name] = size
+    # A parameter belongs to the node whose name is its longest dotted prefix.
+    per_node: defaultdict[str, int] = defaultdict(int)
+    nodes = {node.name for node in model.graph.nodes}
+    for name, size in counts.items():
+        prefix = name
+        while prefix not in nodes:
+            prefix = prefix.rpartition(".")[0]
+        per_node[prefix] += size
+    rows = [
+        (
+            f"{node.name} ({LAYERS.get(node.op, node.op).format(model.graph.rank)})",
+            str(shape),
+            f"{per_node[node.name]:,}",
+        )
+        for node, shape in zip(model.graph.nodes, model.node_shapes(), strict=True)
+    ]
+    totals = (
+        ("Total", model.count_params()),
+        ("Trainable", model.trainable_params),
+        ("Non-trainable", model.non_trainable_params),
+    )
+    lines = [f" {kind} params: {count:,} ({describe_bytes(4 * count)})" for kind, count in totals]
+    box = table(["Layer (type)", "Output Shape", "Param #"], rows, right=[2])
+    return printable("\n".join([f'Model: "{model.name}"', box, *lines]))
