@@ -1,0 +1,251 @@
+"""The command line, run as a user runs it: as a process, judged by what it prints and how it exits."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import resnet_rs as rr
+
+pytestmark = pytest.mark.filterwarnings("error")
+
+
+def run(*arguments: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "resnet_rs", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={**os.environ, "PYTHONIOENCODING": "utf-8", **environment},
+    )
+
+
+def succeed(*arguments: str | Path, **environment: str) -> str:
+    done = run(*arguments, **environment)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    return done.stdout
+
+
+def refuse(code: int, *arguments: str | Path) -> str:
+    """The one line on standard error of a command that exits with `code`."""
+    done = run(*arguments)
+    assert done.returncode == code, (done.returncode, done.stdout, done.stderr)
+    assert "Traceback" not in done.stderr
+    lines = done.stderr.strip().splitlines()
+    # A wrong command is answered by argparse: the usage, then the error.
+    assert lines[-1].startswith("resnet-rs"), done.stderr
+    assert "error: " in lines[-1]
+    assert code == 2 or len(lines) == 1, done.stderr
+    return lines[-1]
+
+
+@pytest.fixture(scope="module")
+def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    images = pytest.importorskip("PIL.Image")
+    path = tmp_path_factory.mktemp("images") / "a picture.png"
+    pixels = np.random.default_rng(0).integers(0, 256, (50, 70, 3), dtype=np.uint8)
+    images.fromarray(pixels).save(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("weights") / "weights.safetensors"
+    rr.models.ResNet18(input_shape=(32, 32, 3), num_classes=7).save_weights(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("saved") / "model.safetensors"
+    rr.save(rr.models.ResNet18(input_shape=(32, 32, 3), num_classes=7), path)
+    return path
+
+
+# -- help, version, usage ---------------------------------------------------------------------------
+
+
+def test_version() -> None:
+    assert succeed("--version").strip() == f"resnet-rs {rr.__version__}"
+
+
+@pytest.mark.parametrize("command", ["", "predict", "list", "summary", "bench", "doctor"])
+def test_help_has_examples(command: str) -> None:
+    text = succeed(*command.split(), "--help")
+    assert "examples:\n  resnet-rs" in text
+    assert f"resnet-rs {command}".strip() in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ([], "required"),
+        (["predikt"], "predikt"),
+        (["predict", "--model", "resnet18"], "IMAGE"),
+        (["predict", "x.png"], "--model"),
+        (["predict", "x.png", "--model", "resnet18", "--top", "0"], ">= 1"),
+        (["predict", "x.png", "--model", "resnet18", "--threads", "many"], "many"),
+        (["predict", "x.png", "--model", "resnet18", "--preprocess", "magic"], "magic"),
+        (["predict", "x.png", "--model", "resnet18", "--mod", "resnet18"], "--mod"),
+        (["summary", "resnet18", "--input-shape", "224"], "224x224x3"),
+        (["summary", "resnet18", "--input-shape", "0x0x3"], "224x224x3"),
+        (["bench", "resnet18", "--batch", "-1"], ">= 1"),
+    ],
+)
+def test_wrong_command_exits_2(arguments: list[str], says: str) -> None:
+    assert says in refuse(2, *arguments)
+
+
+# -- list, summary, bench, doctor ---------------------------------------------------------------------
+
+
+def test_list() -> None:
+    names = succeed("list").split()
+    assert names == list(rr.list_models())
+    assert "resnet50" in names
+    assert json.loads(succeed("list", "--json")) == names
+    assert succeed("list", "SERESNET1*").split() == [name for name in names if name.startswith("seresnet1")]
+    assert "resnot" in refuse(1, "list", "resnot*")
+
+
+def test_list_survives_a_closed_pipe() -> None:
+    with subprocess.Popen(
+        [sys.executable, "-m", "resnet_rs", "list"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 0
+
+
+def test_summary() -> None:
+    text = succeed("summary", "resnet18", "--input-shape", "64x64x3", "--num-classes", "5")
+    assert "conv1" in text
+    assert "11,179" in text
+    assert "33,161,920"[:3] in succeed("summary", "resnet18", "--input-shape", "32,32,32,1")
+
+
+def test_summary_of_nothing_known() -> None:
+    assert "did you mean 'resnet50'" in refuse(1, "summary", "resnet5O")
+
+
+def test_bench() -> None:
+    shape = ["--input-shape", "32x32x3", "--seconds", "0.1", "--threads", "1"]
+    assert "GFLOP/s" in succeed("bench", "resnet18", *shape)
+    result = json.loads(succeed("bench", "resnet18", *shape, "--batch", "2", "--layers", "--json"))
+    assert result["input_shape"] == [2, 32, 32, 3]
+    assert result["threads"] == 1
+    assert result["median_ms"] > 0
+    assert result["layers"]
+    assert "conv1" in succeed("bench", "resnet18", *shape, "--layers")
+
+
+def test_bench_of_a_saved_model(saved: Path) -> None:
+    assert json.loads(succeed("bench", saved, "--seconds", "0.1", "--json"))["input_shape"] == [1, 32, 32, 3]
+
+
+@pytest.mark.parametrize("isa", rr.cpu_info()["available_isas"])
+def test_doctor(isa: str) -> None:
+    found = json.loads(succeed("doctor", "--json", RESNET_RS_ISA=isa, RESNET_RS_NUM_THREADS="2"))
+    assert found["self-test"] == "passed"
+    assert found["isa"].startswith(isa)
+    assert found["threads"].startswith("2")
+    assert found["resnet_rs"] == rr.__version__
+    text = succeed("doctor", RESNET_RS_ISA=isa)
+    assert "cgroup quota" in text
+
+
+# -- predict ----------------------------------------------------------------------------------------
+
+
+def test_predict(image: Path, weights: Path, tmp_path: Path) -> None:
+    classes = tmp_path / "classes.txt"
+    classes.write_text("\n".join("abcdefg"))
+    command = ["predict", image, image, "--model", "resnet18", "--weights", weights, "--classes", classes]
+    results = json.loads(succeed(*command, "--input-size", "32", "--top", "3", "--json"))
+    assert [result["image"] for result in results] == [str(image)] * 2
+    scores = [entry["score"] for entry in results[0]["classes"]]
+    assert len(scores) == 3
+    assert scores == sorted(scores, reverse=True)
+    assert results[0]["classes"] == results[1]["classes"]
+    assert results[0]["classes"][0]["name"] == "abcdefg"[results[0]["classes"][0]["index"]]
+
+    text = succeed(*command, "--input-size", "32", "--top", "2")
+    assert text.count(image.name) == 2
+    assert f"{scores[0]:.4f}" in text
+
+
+def test_predict_is_what_python_predicts(image: Path, saved: Path) -> None:
+    from resnet_rs.images import load_image
+
+    result = json.loads(succeed("predict", image, "--model", saved, "--preprocess", "caffe", "--json"))[0]
+    expected = rr.load(saved).predict(load_image(image, (32, 32), preprocess="caffe")[None])[0]
+    assert result["classes"][0]["index"] == expected.argmax()
+    assert result["classes"][0]["score"] == pytest.approx(float(expected.max()), rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    "text", [json.dumps(list("abcdefg")), json.dumps({str(i): ["n0", c] for i, c in enumerate("abcdefg")})]
+)
+def test_class_files(text: str, image: Path, saved: Path, tmp_path: Path) -> None:
+    classes = tmp_path / "classes.json"
+    classes.write_text(text)
+    result = json.loads(succeed("predict", image, "--model", saved, "--classes", classes, "--json"))[0]
+    assert result["classes"][0]["name"] == "abcdefg"[result["classes"][0]["index"]]
+
+
+def test_one_bad_image_does_not_stop_the_others(image: Path, saved: Path, tmp_path: Path) -> None:
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(image.read_bytes()[:100])
+    done = run("predict", broken, image, tmp_path / "none.png", "--model", saved, "--json")
+    assert done.returncode == 1
+    assert [result["image"] for result in json.loads(done.stdout)] == [str(image)]
+    lines = done.stderr.splitlines()
+    assert len(lines) == 2
+    assert str(broken) in lines[0]
+    assert str(tmp_path / "none.png") in lines[1]
+
+
+def test_predict_refuses(image: Path, weights: Path, saved: Path, tmp_path: Path) -> None:
+    resnet18 = ["predict", image, "--model", "resnet18"]
+    assert "--weights" in refuse(1, *resnet18)
+    assert "none.pth" in refuse(1, *resnet18, "--weights", tmp_path / "none.pth")
+    assert "resnet18" in refuse(1, "predict", image, "--model", "resnet1B", "--weights", weights)
+    refuse(1, *resnet18, "--weights", weights, "--num-classes", "8")
+    refuse(1, "predict", image, "--model", "resnet34", "--weights", weights, "--num-classes", "7")
+
+    garbage = tmp_path / "garbage.safetensors"
+    garbage.write_bytes(b"\xff" * 100)
+    assert "garbage" in refuse(1, *resnet18, "--weights", garbage)
+    assert "garbage" in refuse(1, "predict", image, "--model", garbage)
+
+    classes = tmp_path / "classes.json"
+    classes.write_text('["a", "b"]')
+    assert "7" in refuse(1, "predict", image, "--model", saved, "--classes", classes)
+    classes.write_text('["a", ')
+    assert "classes.json" in refuse(1, "predict", image, "--model", saved, "--classes", classes)
+
+
+def test_debug_shows_the_traceback() -> None:
+    for arguments in (["--debug", "summary", "nothing"], ["summary", "nothing", "--debug"]):
+        done = run(*arguments)
+        assert done.returncode == 1
+        assert "Traceback" in done.stderr
+
+
+def test_weights_that_make_nan_are_no_prediction(image: Path, tmp_path: Path) -> None:
+    model = rr.models.ResNet18(input_shape=(32, 32, 3), num_classes=7)
+    state = model.state_dict()
+    state["fc.bias"][:] = np.nan
+    model.load_weights(state)
+    path = tmp_path / "nan.safetensors"
+    rr.save(model, path)
+    assert "NaN" in refuse(1, "predict", image, "--model", path, "--json").partition("\n")[0]
