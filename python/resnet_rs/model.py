@@ -208,6 +208,26 @@ class Model:
         labels = [label for label in self._labels if label != "output"]
         return dict(zip(labels, self._compute(x, labels, batch_size, 0), strict=True))
 
+    def profile(self, x: ArrayLike, repeats: int = 5) -> list[dict[str, Any]]:
+        """Compute the output for one batch and tell where the time goes.
+
+        Args:
+            x: as in `predict`.
+            repeats: how often it is computed; the least time of each layer counts.
+
+        Returns:
+            One dict per step of the plan: "name", "algorithm", "output_shape" (n, d, h, w, c), "flops" (of the direct
+            form of the operator) and "milliseconds".
+        """
+        if isinstance(repeats, bool) or not isinstance(repeats, (int, np.integer)) or repeats < 1:
+            raise ArgumentError(f"repeats: expected an int >= 1, got {repeats!r}")
+        count = max(1, len(np.asarray(x)))
+        self._compute(x, ["output"], count, 0)  # raises whatever is wrong, and plans
+        expected = self._format.from_last(self._sample)
+        array = self._format.to_last_view(checked_input(x, expected, self._format, f"input of {self.name}"))
+        batch = as_float32(array if self.graph.rank == 3 else array[:, None])
+        return self._network.profile([batch], [self.graph.outputs["output"]], int(repeats))
+
     def _compute(self, x: ArrayLike, labels: list[str], batch_size: int, verbose: int) -> list[NDArray[np.float32]]:
         if isinstance(batch_size, bool) or not isinstance(batch_size, (int, np.integer)) or batch_size < 1:
             raise ArgumentError(f"batch_size: expected an int >= 1, got {batch_size!r}")
