@@ -35,7 +35,7 @@ def environment() -> dict[str, Any]:
 
 def cells(result: dict[str, Any]) -> list[tuple[str, ...]]:
     """The table of one network, fastest first."""
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for name, row in sorted(result["rows"].items(), key=lambda item: item[1]["median_ms"]):
         ratio = result["ours_over"].get(name)
         rows.append(
@@ -103,7 +103,7 @@ def write(record: dict[str, Any], label: str = "") -> Path:
     """Save the record as JSON and Markdown; returns the path of the latter."""
     folder = FOLDER / re.sub(r"[^a-z0-9]+", "-", re.sub(r"\((r|tm)\)", "", record["cpu"].lower())).strip("-")
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / (record["date"][:10] + (f"-{label}" if label else ""))
+    path: Path = folder / (record["date"][:10] + (f"-{label}" if label else ""))
     path.with_suffix(".json").write_text(json.dumps(record, indent=1) + "\n")
     path.with_suffix(".md").write_text(markdown(record))
     return path.with_suffix(".md")

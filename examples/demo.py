@@ -30,8 +30,9 @@ Scores = NDArray[np.float32]
 
 
 def softmax(logits: Scores) -> Scores:
-    shifted: Scores = np.exp(logits - logits.max())
-    return shifted / shifted.sum()
+    powers = np.exp(logits - logits.max())
+    probabilities: Scores = powers / powers.sum()
+    return probabilities
 
 
 def timed(model: rr.Model, x: NDArray[np.float32]) -> tuple[Scores, float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,15 +35,16 @@ class TorchNet(torch.nn.Module):
     def parameter(self, name: str) -> Any:
         return getattr(self, name.replace(".", "_"), None)
 
-    def spatial(self, triple: list[int]) -> list[int]:
-        return triple[3 - self.rank :]
+    def spatial(self, triple: Sequence[Any]) -> list[Any]:
+        """What an attribute says of (d, h, w); in 2D without d."""
+        return list(triple)[3 - self.rank :]
 
     def pad(self, x: torch.Tensor, padding: list[list[int]], value: float = 0.0) -> tuple[torch.Tensor, list[int]]:
         """Padding that the operator does itself; what is not symmetric is padded here."""
-        pairs = self.spatial(padding)  # type: ignore[arg-type]
-        if all(before == after for before, after in pairs):  # type: ignore[misc]
-            return x, [before for before, _ in pairs]  # type: ignore[misc]
-        flat = [amount for pair in reversed(pairs) for amount in pair]  # type: ignore[attr-defined]
+        pairs: list[list[int]] = self.spatial(padding)
+        if all(before == after for before, after in pairs):
+            return x, [before for before, _ in pairs]
+        flat = [amount for pair in reversed(pairs) for amount in pair]
         return F.pad(x, flat, value=value), [0] * self.rank
 
     def _conv(self, name: str, inputs: list[torch.Tensor], a: dict[str, Any]) -> torch.Tensor:

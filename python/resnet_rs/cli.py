@@ -269,7 +269,7 @@ def bench(args: argparse.Namespace) -> int:
     start = time.perf_counter()
     model.predict(x, batch_size=args.batch)
     first = 1e3 * (time.perf_counter() - start)
-    milliseconds = []
+    milliseconds: list[float] = []
     # As many runs as fit into the time, but enough for a median.
     deadline = time.perf_counter() + args.seconds
     while len(milliseconds) < 5 or time.perf_counter() < deadline:
