@@ -11,21 +11,64 @@ Sources: He et al. 2015 (arXiv:1512.03385), He et al. 2016 (1603.05027), Xie et 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import NamedTuple
 
-from .config import ACTIVATIONS, ResNetConfig
+from .config import ACTIVATIONS, BLOCK_TYPES, ResNetConfig
 from .graph import Builder, Tensor
 
-__all__ = ["Unit", "final_norm", "pyramid", "residual", "stem"]
+__all__ = [
+    "BLOCKS",
+    "BasicBlock",
+    "Block",
+    "Bottleneck",
+    "PreActBottleneck",
+    "Unit",
+    "final_norm",
+    "pyramid",
+    "residual",
+    "stem",
+]
+
+
+@dataclass(frozen=True)
+class Block:
+    """A kind of block, to be handed to `resnet_rs.models.ResNet`: `BasicBlock`, `Bottleneck`, `PreActBottleneck`.
+
+    >>> Bottleneck, Bottleneck.expansion
+    (Bottleneck, 4)
+    """
+
+    name: str
+    block_type: str
+    use_pre_activation: bool = False
+
+    @property
+    def expansion(self) -> int:
+        """Output channels per filter."""
+        return BLOCK_TYPES[self.block_type].expansion
+
+    def __repr__(self) -> str:
+        return self.name
+
+
+BasicBlock = Block("BasicBlock", "basic_block")
+Bottleneck = Block("Bottleneck", "bottleneck_block")
+PreActBottleneck = Block("PreActBottleneck", "bottleneck_block", use_pre_activation=True)
+BLOCKS: dict[str, Block] = {block.name: block for block in (BasicBlock, Bottleneck, PreActBottleneck)}
 
 
 class Unit(NamedTuple):
-    """One residual block inside its stage; `project` says that the identity shortcut has to be replaced."""
+    """One residual block inside its stage.
+
+    `project` says that the identity shortcut has to be replaced, `pool` that what replaces it pools.
+    """
 
     filters: int
     stride: int
     dilation: int
     project: bool
+    pool: bool
 
 
 def pyramid(b: Builder, x: Tensor, config: ResNetConfig, depth: int | None = None) -> dict[str, Tensor]:
@@ -53,11 +96,10 @@ def pyramid(b: Builder, x: Tensor, config: ResNetConfig, depth: int | None = Non
             first = index == 0
             stride = stage.stride if first else 1
             reshaped = stride > 1 or x.channels != stage.filters * config.block.expansion
-            # A stage starts with a projection even where an identity would fit, but for a first stage of basic blocks.
-            project = reshaped or (first and (number > 1 or config.block.expansion > 1))
+            project = reshaped or (first and stage.project)
             dilation = stage.first_dilation if first else stage.dilation
             with b.scope(f"layer{number}.{index}"):
-                x = residual(b, x, config, Unit(stage.filters, stride, dilation, project))
+                x = residual(b, x, config, Unit(stage.filters, stride, dilation, project, stage.pool))
         levels[f"P{number + 1}"] = x
     return levels
 
@@ -65,18 +107,21 @@ def pyramid(b: Builder, x: Tensor, config: ResNetConfig, depth: int | None = Non
 def stem(b: Builder, x: Tensor, config: ResNetConfig) -> Tensor:
     """Convolutions of `conv_filters`, the first with `stem_stride`, norm and ReLU after each.
 
-    In a pre-activation network the last convolution has neither: the first block starts with them.
+    In a pre-activation network the last convolution has neither: the first block starts with them
+    (`stem_norm` says otherwise).
     """
+    norm_last = not config.use_pre_activation if config.stem_norm is None else config.stem_norm
     sizes = list(zip(config.conv_filters, config.conv_kernel_sizes, strict=True))
     for index, (filters, kernel) in enumerate(sizes):
         last = index == len(sizes) - 1
         name = "conv1" if len(sizes) == 1 else f"conv1.{3 * index}"
         if index == 0:
-            x = b.conv(x, filters, kernel, stride=config.stem_stride, padding=(kernel - 1) // 2, name=name)
+            padding = (kernel - 1) // 2
+            x = b.conv(x, filters, kernel, stride=config.stem_stride, padding=padding, bias=config.conv_bias, name=name)
         else:
-            x = b.conv(x, filters, kernel, padding="same", name=name)
-        if not (last and config.use_pre_activation):
-            x = b.relu(_norm(b, x, config, "bn1" if last else f"conv1.{3 * index + 1}"))
+            x = b.conv(x, filters, kernel, padding="same", bias=config.conv_bias, name=name)
+        if norm_last or not last:
+            x = b.relu(_batch_norm(b, x, config, "bn1" if last else f"conv1.{3 * index + 1}"))
     return x
 
 
@@ -106,6 +151,7 @@ def residual(b: Builder, x: Tensor, config: ResNetConfig, unit: Unit) -> Tensor:
             padding=dilation * (kernel - 1) // 2,
             dilation=dilation,
             groups=config.groups if kernel > 1 else 1,
+            bias=config.conv_bias,
             name=f"conv{index + 1}",
         )
         if last and (pre or config.se_position == "before_bn"):
@@ -120,8 +166,9 @@ def residual(b: Builder, x: Tensor, config: ResNetConfig, unit: Unit) -> Tensor:
 
 
 def final_norm(b: Builder, x: Tensor, config: ResNetConfig) -> Tensor:
-    """Norm and ReLU at the end of a pre-activation network; nothing for the others."""
-    return b.relu(_norm(b, x, config, "norm")) if config.use_pre_activation else x
+    """Norm and ReLU at the end of a pre-activation network; nothing for the others (`final_norm` says otherwise)."""
+    wanted = config.use_pre_activation if config.final_norm is None else config.final_norm
+    return b.relu(_norm(b, x, config, "norm")) if wanted else x
 
 
 def _shortcut(b: Builder, x: Tensor, config: ResNetConfig, unit: Unit) -> Tensor:
@@ -131,21 +178,31 @@ def _shortcut(b: Builder, x: Tensor, config: ResNetConfig, unit: Unit) -> Tensor
             # A window of one cell: every stride-th cell is kept.
             x = b.max_pool(x, 1, stride=unit.stride, name="subsample") if unit.stride > 1 else x
             missing = channels - x.channels
-            return b.pad_channels(x, missing // 2, missing - missing // 2, name="pad_channels")
-    position, stride = 0, unit.stride
+            before = missing // 2 if config.shortcut_pad == "both" else 0
+            return b.pad_channels(x, before, missing - before, name="pad_channels")
+    position, stride, size = 0, unit.stride, config.shortcut_pool_size
+    norm = not config.use_pre_activation if config.shortcut_norm is None else config.shortcut_norm
     with b.scope("downsample"):
-        if config.block.pool_shortcut:
+        if unit.pool:
             position = 1
-            if stride > 1:
+            if size is not None:
+                padding = (size - 1) // 2
+                x = b.avg_pool(x, size, stride=stride, padding=padding, count_include_pad=True, name="0")
+            elif stride > 1:
                 # Padding behind only, left out of the mean: an odd size is rounded up, as the strided branch does.
                 x = b.avg_pool(x, stride, stride=stride, padding=((0, stride - 1),) * b.rank, name="0")
-                stride = 1
-        x = b.conv(x, channels, 1, stride=stride, name=f"{position}")
-        return x if config.use_pre_activation else _norm(b, x, config, f"{position + 1}")
+            stride = 1
+        bias = config.conv_bias or config.shortcut_bias
+        x = b.conv(x, channels, 1, stride=stride, bias=bias, name=f"{position}")
+        return _norm(b, x, config, f"{position + 1}") if norm else x
+
+
+def _batch_norm(b: Builder, x: Tensor, config: ResNetConfig, name: str) -> Tensor:
+    return b.batch_norm(x, epsilon=config.bn_epsilon, momentum=config.bn_momentum, name=name)
 
 
 def _norm(b: Builder, x: Tensor, config: ResNetConfig, name: str) -> Tensor:
-    return b.batch_norm(x, epsilon=config.bn_epsilon, momentum=config.bn_momentum, name=name)
+    return _batch_norm(b, x, config, name)
 
 
 def _squeeze_excite(b: Builder, x: Tensor, config: ResNetConfig) -> Tensor:

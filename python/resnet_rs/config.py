@@ -55,13 +55,18 @@ BLOCK_TYPES: dict[str, BlockType] = {
 
 
 class Stage(NamedTuple):
-    """One stage: the first block has `stride` and `first_dilation`, the others stride 1 and `dilation`."""
+    """One stage: the first block has `stride`, `first_dilation` and a shortcut of its own; the others `dilation`.
+
+    `project`: the first block has a projection even where an identity would fit; `pool`: its shortcut pools.
+    """
 
     filters: int
     blocks: int
     stride: int
     first_dilation: int
     dilation: int
+    project: bool
+    pool: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,6 +93,19 @@ class ResNetConfig:
         stride_in: the bottleneck's convolution that strides, "3x3" (v1.5) or "1x1" (the paper).
         shortcut: what replaces the identity where shapes change: "B", a 1x1 convolution, or "A", subsampling and
             channels of zeros (the CIFAR networks of He et al. 2015).
+        shortcut_pad: where the zeros of "A" go: "both" sides of the channels (CIFAR), or "after" them (MedicalNet).
+        shortcut_conv: per stage, whether its first block projects even where an identity would fit; None: in every
+            stage but a first one of basic blocks (medicai). torchvision: (False, False, False, False).
+        shortcut_pool: per stage (or per stage after the first): a shortcut that strides is an average pooling and a
+            1x1 convolution of stride 1 (He et al. 2019). The "vd" block types have it in every stage.
+        shortcut_pool_size: None pools over `stride` cells, leaving out what is padded; 3 over 3 cells with a padding
+            of zeros, at stride 1 as well (lucid's `avg_down`).
+        shortcut_norm, stem_norm, final_norm: whether a norm follows the projection; norm and ReLU the stem's last
+            convolution; norm and ReLU the last block. None: as medicai's pre-activation networks have it (no, no,
+            yes), and all others (yes, yes, no).
+        shortcut_bias: bias in the projections (MONAI); conv_bias: in all other convolutions (keras.applications).
+        block_norm: norm of everything behind the stem: "batch", or "instance" (without weights, as in netspresso).
+        dilation: of the 3x3 convolutions of every stage.
         replace_stride_with_dilation: per stage (or per stage after the first, as in torchvision): keep the resolution
             and dilate instead.
         bn_epsilon: epsilon of every batch normalisation.
@@ -116,6 +134,17 @@ class ResNetConfig:
     se_divisor: int = 1
     stride_in: str = "3x3"
     shortcut: str = "B"
+    shortcut_pad: str = "both"
+    shortcut_conv: tuple[bool, ...] | None = None
+    shortcut_pool: tuple[bool, ...] = ()
+    shortcut_pool_size: int | None = None
+    shortcut_norm: bool | None = None
+    shortcut_bias: bool = False
+    stem_norm: bool | None = None
+    final_norm: bool | None = None
+    conv_bias: bool = False
+    block_norm: str = "batch"
+    dilation: int = 1
     replace_stride_with_dilation: tuple[bool, ...] = ()
     bn_epsilon: float = 1e-5
     bn_momentum: float = 0.9
@@ -124,20 +153,33 @@ class ResNetConfig:
     def __post_init__(self) -> None:
         for name in ("num_blocks", "conv_filters", "conv_kernel_sizes", "num_filters", "num_strides"):
             object.__setattr__(self, name, check_sizes(name, getattr(self, name)))
-        for name in ("stem_stride", "groups", "width_per_group", "se_ratio", "se_divisor"):
+        for name in ("stem_stride", "groups", "width_per_group", "se_ratio", "se_divisor", "dilation"):
             check_size(name, getattr(self, name))
-        for name in ("stem_pool", "use_pre_activation", "se_block", "include_rescaling"):
+        for name in ("stem_pool", "use_pre_activation", "se_block", "include_rescaling", "shortcut_bias", "conv_bias"):
             check_bool(name, getattr(self, name))
+        for name in ("shortcut_norm", "stem_norm", "final_norm"):
+            if getattr(self, name) is not None:
+                check_bool(name, getattr(self, name))
         check_choice("block_type", self.block_type, BLOCK_TYPES)
         check_choice("se_activation", self.se_activation, ACTIVATIONS)
         check_choice("se_position", self.se_position, ("before_bn", "after_bn"))
         check_choice("stride_in", self.stride_in, ("3x3", "1x1"))
         check_choice("shortcut", self.shortcut, ("A", "B"))
+        check_choice("shortcut_pad", self.shortcut_pad, ("both", "after"))
+        check_choice("block_norm", self.block_norm, ("batch", "instance"))
+        if self.shortcut_pool_size is not None and check_size("shortcut_pool_size", self.shortcut_pool_size) % 2 == 0:
+            raise ArgumentError(f"shortcut_pool_size: expected an odd size or None, got {self.shortcut_pool_size}")
         check_fraction("bn_epsilon", self.bn_epsilon)
         check_fraction("bn_momentum", self.bn_momentum)
         self._check_lengths()
         self._check_widths()
-        object.__setattr__(self, "replace_stride_with_dilation", self._dilated_stages())
+        for name in ("replace_stride_with_dilation", "shortcut_pool"):
+            object.__setattr__(self, name, self._per_stage(name))
+        if self.shortcut_conv is not None:
+            # All False is not the default here: None is.
+            object.__setattr__(
+                self, "shortcut_conv", self._per_stage("shortcut_conv") or (False,) * len(self.num_blocks)
+            )
 
     def _check_lengths(self) -> None:
         stages = len(self.num_blocks)
@@ -167,12 +209,13 @@ class ResNetConfig:
                     f"width_per_group: {self.width_per_group} leaves no channel of num_filters={list(self.num_filters)}"
                 )
 
-    def _dilated_stages(self) -> tuple[bool, ...]:
-        value: object = self.replace_stride_with_dilation
+    def _per_stage(self, name: str) -> tuple[bool, ...]:
+        """One bool per stage, where the first may be left out; () when all are False."""
+        value: object = getattr(self, name)
         stages = len(self.num_blocks)
         flags = tuple(value) if isinstance(value, Sequence) and not isinstance(value, str) else (value,)
         if not all(isinstance(flag, bool) for flag in flags) or len(flags) not in (0, stages - 1, stages):
-            raise ArgumentError(f"replace_stride_with_dilation: expected {stages} or {stages - 1} bools, got {value!r}")
+            raise ArgumentError(f"{name}: expected {stages} or {stages - 1} bools, got {value!r}")
         padded = (False,) * (stages - len(flags)) + flags
         return padded if any(padded) else ()
 
@@ -199,15 +242,18 @@ class ResNetConfig:
 
         A dilated stage keeps the resolution: its stride becomes a factor of the dilation, from its second block on.
         """
-        dilate = self.replace_stride_with_dilation or (False,) * len(self.num_blocks)
-        stages, dilation = [], 1
-        for filters, blocks, stride, dilated in zip(
-            self.num_filters, self.num_blocks, self.num_strides, dilate, strict=True
+        none, every = (False,) * len(self.num_blocks), (True,) * len(self.num_blocks)
+        dilate = self.replace_stride_with_dilation or none
+        pool = every if self.block.pool_shortcut else self.shortcut_pool or none
+        project = (self.block.expansion > 1, *every[1:]) if self.shortcut_conv is None else self.shortcut_conv
+        stages, dilation = [], self.dilation
+        for index, (filters, blocks, stride) in enumerate(
+            zip(self.num_filters, self.num_blocks, self.num_strides, strict=True)
         ):
             before = dilation
-            if dilated:
+            if dilate[index]:
                 dilation, stride = dilation * stride, 1
-            stages.append(Stage(filters, blocks, stride, before, dilation))
+            stages.append(Stage(filters, blocks, stride, before, dilation, project[index], pool[index]))
         return stages
 
     def override(self, owner: str, options: Mapping[str, object]) -> ResNetConfig:
