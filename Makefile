@@ -16,7 +16,7 @@ export PYO3_PYTHON := $(CURDIR)/$(RUN)
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help demo test lint format bench wheel wheel-check build clean rust rust-tools
+.PHONY: help demo test lint format bench wheel wheel-check build clean toolchain rust-components
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -28,7 +28,7 @@ test: $(EXTENSION) ## cargo tests, then pytest
 	cargo test --workspace --quiet
 	$(RUN) -m pytest --quiet
 
-lint: $(EXTENSION) rust-tools ## ruff, mypy, stubtest, rustfmt, clippy, rustdoc
+lint: $(EXTENSION) rust-components ## ruff, mypy, stubtest, rustfmt, clippy, rustdoc
 	$(RUN) -m ruff check
 	$(RUN) -m ruff format --check
 	cargo fmt --all --check
@@ -37,7 +37,7 @@ lint: $(EXTENSION) rust-tools ## ruff, mypy, stubtest, rustfmt, clippy, rustdoc
 	cargo clippy --workspace --all-targets --quiet -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --document-private-items --quiet
 
-format: $(VENV)/.dev rust-tools ## let ruff and rustfmt rewrite the code
+format: $(VENV)/.dev rust-components ## let ruff and rustfmt rewrite the code
 	$(RUN) -m ruff check --fix
 	$(RUN) -m ruff format
 	cargo fmt --all
@@ -45,7 +45,7 @@ format: $(VENV)/.dev rust-tools ## let ruff and rustfmt rewrite the code
 bench: $(EXTENSION) $(VENV)/.peers ## compare with OpenVINO and ONNX Runtime; writes benches/records
 	$(RUN) benches/compare.py --save
 
-wheel: $(VENV)/.dev rust ## one abi3 wheel for CPython >= 3.10 into dist/
+wheel: $(VENV)/.dev toolchain ## one abi3 wheel for CPython >= 3.10 into dist/
 	rm -f dist/resnet_rs-*.whl
 	$(RUN) -m maturin build --release --strip --out dist
 
@@ -78,16 +78,16 @@ $(VENV)/.peers: pyproject.toml $(VENV)/.dev
 	@$(PIP) install --group peers
 	@touch $@
 
-$(EXTENSION): $(RUST_SOURCES) $(VENV)/.dev | rust
+$(EXTENSION): $(RUST_SOURCES) $(VENV)/.dev | toolchain
 	@echo "-- building the extension"
-	@$(RUN) -m maturin develop --release --quiet
+	@$(RUN) -m maturin develop --release --quiet >/dev/null
 	@touch $@
 
-rust:
+toolchain:
 	@command -v cargo >/dev/null || { echo "error: cargo not found: a Rust toolchain is needed"; exit 1; }
 	@command -v cc >/dev/null || { echo "error: cc not found: a C compiler is needed to link"; exit 1; }
 
-rust-tools: rust
+rust-components: toolchain
 	@cargo fmt --version >/dev/null 2>&1 || rustup component add rustfmt \
 	  || { echo "error: rustfmt is missing and could not be added"; exit 1; }
 	@cargo clippy --version >/dev/null 2>&1 || rustup component add clippy \
