@@ -13,7 +13,7 @@ from .errors import ArgumentError, DTypeError, ShapeError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["DataFormat", "as_float32", "checked_input", "checked_shape", "describe_bytes", "real_array"]
+__all__ = ["DataFormat", "as_float32", "checked_input", "checked_shape", "real_array"]
 
 
 class DataFormat:
@@ -130,17 +130,3 @@ def _hint(shape: tuple[int, ...], expected: tuple[int | None, ...], data_format:
     if data_format.rank == 2 and expected[-1] == 1 and matches(shape[1:], expected[:-1]):
         return "; add a channel axis: x[..., None]"
     return ""
-
-
-def describe_bytes(count: int) -> str:
-    """Return a number of bytes as people read it, in the units of Keras's summaries.
-
-    >>> describe_bytes(102440608)
-    '97.69 MB'
-    """
-    size, unit = float(count), "B"
-    for larger in ("KB", "MB", "GB", "TB", "PB"):
-        if size < 1024:
-            break
-        size, unit = size / 1024, larger
-    return f"{size:.2f} {unit}"

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from . import _core
-from .arrays import DataFormat, as_float32, checked_input, checked_shape, describe_bytes
-from .errors import ArgumentError, MemoryLimitError, UnknownNameError, WeightsError, suggest
+from .arrays import DataFormat, as_float32, checked_input, checked_shape
+from .checks import check_size
+from .errors import ArgumentError, ShapeError, UnknownNameError, WeightsError, suggest
+from .runtime import require_memory
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -20,8 +22,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Model", "SymbolicTensor"]
 
-# Not worth a look at the memory that is left.
-_SURE_TO_FIT = 2**26
 # Spatial sizes of None are tried at this size where only the number of axes and channels is wanted.
 _PROBE = 64
 # Class name -> class: what a configuration may name.
@@ -212,42 +212,45 @@ class Model:
         """Compute the output for one batch and tell where the time goes.
 
         Args:
-            x: as in `predict`.
-            repeats: how often it is computed; the least time of each layer counts.
+            x: as in `predict`, at least one sample; all of it is one batch.
+            repeats: how often it is computed; the least time of each step counts.
 
         Returns:
-            One dict per step of the plan: "name", "algorithm", "output_shape" (n, d, h, w, c), "flops" (of the direct
-            form of the operator) and "milliseconds".
+            One dict per step of the plan (layers that were fused are one): "name", "algorithm", "output_shape"
+            (n, d, h, w, c), "flops" (of the direct form of the operator) and "milliseconds".
         """
-        if isinstance(repeats, bool) or not isinstance(repeats, (int, np.integer)) or repeats < 1:
-            raise ArgumentError(f"repeats: expected an int >= 1, got {repeats!r}")
-        count = max(1, len(np.asarray(x)))
-        self._compute(x, ["output"], count, 0)  # raises whatever is wrong, and plans
+        repeats = check_size("repeats", repeats)
+        array = self._input(x)
+        if len(array) == 0:
+            raise ShapeError(f"input of {self.name}: expected at least one sample, got {array.shape}")
+        batch, node = self._batch_shape(array, len(array)), self.graph.outputs["output"]
+        self._check_memory(batch, [node], 0)
+        self._initialise()
+        steps = self._network.profile([as_float32(array).reshape(batch)], [node], repeats)
+        return [dict(step) for step in steps]
+
+    def _input(self, x: ArrayLike) -> NDArray[Any]:
+        """The user's batch, checked, as a view with the channels last."""
         expected = self._format.from_last(self._sample)
-        array = self._format.to_last_view(checked_input(x, expected, self._format, f"input of {self.name}"))
-        batch = as_float32(array if self.graph.rank == 3 else array[:, None])
-        return self._network.profile([batch], [self.graph.outputs["output"]], int(repeats))
+        return self._format.to_last_view(checked_input(x, expected, self._format, f"input of {self.name}"))
 
     def _compute(self, x: ArrayLike, labels: list[str], batch_size: int, verbose: int) -> list[NDArray[np.float32]]:
-        if isinstance(batch_size, bool) or not isinstance(batch_size, (int, np.integer)) or batch_size < 1:
-            raise ArgumentError(f"batch_size: expected an int >= 1, got {batch_size!r}")
-        expected = self._format.from_last(self._sample)
-        array = self._format.to_last_view(checked_input(x, expected, self._format, f"input of {self.name}"))
+        batch_size = check_size("batch_size", batch_size)
+        array = self._input(x)
         count = len(array)
         nodes = [self.graph.outputs[label] for label in labels]
+        batch = max(1, min(batch_size, count))
         # An empty batch has outputs of a shape as well: that of one sample.
-        spatial = array.shape[1:-1] if self.graph.rank == 3 else (1, *array.shape[1:-1])
-        batch = max(1, min(int(batch_size), count))
-        shapes = [self._output_shapes((1, *spatial, array.shape[-1]))[node][1:] for node in nodes]
-        self._check_memory((batch, *spatial, array.shape[-1]), nodes, count * sum(map(_size, shapes)))
+        shapes = [self._output_shapes(self._batch_shape(array, 1))[node][1:] for node in nodes]
+        self._check_memory(self._batch_shape(array, batch), nodes, count * sum(map(_size, shapes)))
         self._initialise()
         results = [
             np.empty((count, *self._trim(shape, node)), np.float32) for shape, node in zip(shapes, nodes, strict=True)
         ]
         for start in range(0, count, batch):
             stop = min(start + batch, count)
-            piece = as_float32(array[start:stop]).reshape(stop - start, *spatial, array.shape[-1])
-            values = self._network.run([piece], nodes)
+            piece = array[start:stop]
+            values = self._network.run([as_float32(piece).reshape(self._batch_shape(piece, len(piece)))], nodes)
             for result, value in zip(results, values, strict=True):
                 result[start:stop] = value.reshape(stop - start, *result.shape[1:])
             if verbose:
@@ -373,6 +376,10 @@ class Model:
         sizes = [_PROBE if size is None else size for size in self._sample]
         return (1, *sizes) if self.graph.rank == 3 else (1, 1, *sizes)
 
+    def _batch_shape(self, array: NDArray[Any], count: int) -> tuple[int, ...]:
+        """Shape (n, d, h, w, c) of `count` samples of `array`, whose channels are last."""
+        return (count, *(() if self.graph.rank == 3 else (1,)), *array.shape[1:])
+
     def _output_shapes(self, shape: tuple[int, ...]) -> list[tuple[int, ...]]:
         """Shapes (n, d, h, w, c) of all nodes for an input of shape (n, d, h, w, c)."""
         found = self._shapes.get(shape)
@@ -402,7 +409,7 @@ class Model:
     def _check_memory(self, shape: tuple[int, ...] | None, nodes: list[int], outputs: int) -> None:
         """Raise before allocating what cannot be had: weights not there yet, activations, outputs (elements)."""
         needed = 4 * sum(_size(self._parameters[name][0]) for name in self._empty)
-        what = f"weights of {self.name}"
+        what = f"{self.name}: loading the weights"
         if shape is not None:
             n, d, h, w, c = shape
             key = (shape, *nodes)
@@ -413,16 +420,8 @@ class Model:
                 activations = self._bytes[key] = self._network.activation_bytes((n, d, h, w, c), nodes)
             needed += 4 * outputs + activations
             sizes = self._format.from_last(shape[5 - self.graph.rank - 1 :])
-            what = f"{self.name} on a batch of shape {(n, *sizes)}"
-        if needed <= _SURE_TO_FIT:
-            return
-        from .runtime import available_memory
-
-        available = available_memory()
-        if available is not None and needed > available:
-            raise MemoryLimitError(
-                f"{what}: needs {describe_bytes(needed)}, {describe_bytes(available)} of memory are available"
-            )
+            what = f"{self.name}: a batch of shape {(n, *sizes)}"
+        require_memory(needed, what)
 
 
 def _rebuild(cls: type[Model], config: Mapping[str, Any], state: Mapping[str, NDArray[np.float32]]) -> Model:

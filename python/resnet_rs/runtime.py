@@ -9,13 +9,15 @@ from pathlib import Path
 from types import TracebackType
 
 from . import _core
-from .errors import ArgumentError
+from .errors import ArgumentError, MemoryLimitError
 
 __all__ = [
     "available_memory",
     "cpu_info",
+    "describe_bytes",
     "get_num_threads",
     "num_threads",
+    "require_memory",
     "set_num_threads",
     "show_versions",
     "versions",
@@ -126,6 +128,30 @@ def available_memory() -> int | None:
     """
     machine = _meminfo()
     return min([*_cgroup_headroom(), *([] if machine is None else [machine])], default=None)
+
+
+def require_memory(needed: int, what: str) -> None:
+    """Raise a MemoryLimitError that names `what` if `needed` bytes are more than there are."""
+    # What is sure to fit is not worth a look at the system.
+    available = available_memory() if needed > 2**26 else None
+    if available is not None and needed > available:
+        raise MemoryLimitError(
+            f"{what} needs {describe_bytes(needed)}, {describe_bytes(available)} of memory are available"
+        )
+
+
+def describe_bytes(count: int) -> str:
+    """Return a number of bytes as people read it, in the units of Keras's summaries.
+
+    >>> describe_bytes(102440608)
+    '97.69 MB'
+    """
+    size, unit = float(count), "B"
+    for larger in ("KB", "MB", "GB", "TB", "PB"):
+        if size < 1024:
+            break
+        size, unit = size / 1024, larger
+    return f"{size:.2f} {unit}"
 
 
 def _meminfo() -> int | None:

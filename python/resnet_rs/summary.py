@@ -6,7 +6,7 @@ from collections import defaultdict
 from typing import TYPE_CHECKING
 
 from ._table import printable, table
-from .arrays import describe_bytes
+from .runtime import describe_bytes
 
 if TYPE_CHECKING:
     from .model import Model

@@ -3,8 +3,8 @@
 A 3x3 stem of stride 1 without a pool, three stages of n basic blocks, and shortcuts without weights ("option A": every
 second position, channels of zeros around). Input (32, 32, 3), 10 classes, softmax, all of which are arguments.
 
->>> ResNet20().count_params()
-270_410
+>>> ResNet20().trainable_params
+269722
 """
 
 from __future__ import annotations

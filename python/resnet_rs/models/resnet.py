@@ -7,7 +7,7 @@ batch norm, epsilon 1e-5, momentum 0.9, stride in the 3x3 convolution ("v1.5").
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar, cast
 
@@ -30,10 +30,11 @@ class ResNetModel(Model):
 
     Args:
         input_shape: (h, w, c) for 2D, (d, h, w, c) for 3D; spatial sizes may be None. With
-            data_format="channels_first": (c, h, w), (c, d, h, w).
+            data_format="channels_first": (c, h, w), (c, d, h, w). Default (224, 224, 3), and (32, 32, 3) for the
+            CIFAR networks.
         include_rescaling: multiply the input by 1 / 255 first.
         include_top: end with global average pooling and a dense layer; else with the last feature map.
-        num_classes: outputs of the dense layer.
+        num_classes: outputs of the dense layer, 1000 by default (CIFAR: 10).
         pooling: without the top: None for the feature map, "avg" or "max" to pool it to a vector.
         classifier_activation: "softmax", "sigmoid", another activation, or None (or "linear") for logits.
         data_format: layout of the arrays that go in and come out, "channels_last" or "channels_first".
@@ -50,7 +51,7 @@ class ResNetModel(Model):
     """
 
     architecture: ClassVar[ResNetConfig]
-    default_shape: ClassVar[tuple[int, ...] | None] = None
+    default_shape: ClassVar[tuple[int, int, int]] = (224, 224, 3)
     default_classes: ClassVar[int] = 1000
 
     def __init__(
@@ -69,8 +70,6 @@ class ResNetModel(Model):
     ) -> None:
         kind = type(self).__name__
         if input_shape is None:
-            if self.default_shape is None:
-                raise ArgumentError(f"input_shape: {kind} needs one, such as (224, 224, 3)")
             h, w, c = self.default_shape
             input_shape = (c, h, w) if data_format == "channels_first" else (h, w, c)
         classes = self.default_classes if num_classes is None else check_size("num_classes", num_classes)
@@ -105,7 +104,7 @@ class ResNetModel(Model):
                 "data_format": data_format,
                 "name": name,
                 "seed": seed,
-                **to_json(architecture),
+                **to_json(config, architecture),
             },
             name=name,
             data_format=data_format,
@@ -128,9 +127,10 @@ def check_name(name: object, default: str) -> str:
     return name or default
 
 
-def to_json(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the arguments with sequences as lists, as JSON has them."""
-    return {key: list(value) if isinstance(value, (list, tuple)) else value for key, value in arguments.items()}
+def to_json(config: ResNetConfig, names: Iterable[str]) -> dict[str, Any]:
+    """Return some fields of a configuration as JSON has them, sequences as lists."""
+    fields = {name: getattr(config, name) for name in names}
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in fields.items()}
 
 
 class ResNetBackbone(Model):
@@ -212,7 +212,7 @@ class ResNetBackbone(Model):
             config={
                 "model": "ResNetBackbone",
                 "input_shape": list(shape),
-                **to_json(fields),
+                **to_json(config, fields),
                 "data_format": data_format,
                 "name": name,
                 "seed": seed,
@@ -229,7 +229,7 @@ def variant(
     family: str,
     *,
     aliases: Sequence[str] = (),
-    default_shape: tuple[int, int, int] | None = None,
+    default_shape: tuple[int, int, int] = (224, 224, 3),
     default_classes: int = 1000,
     module: str = __name__,
 ) -> type[ResNetModel]:

@@ -1,0 +1,168 @@
+"""Images for networks trained on ImageNet: reading, resizing, normalising, and the names of the classes.
+
+Reading needs Pillow: `pip install "resnet-rs[images]"`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
+
+import numpy as np
+
+from .checks import check_choice, check_size
+from .errors import ArgumentError, FileFormatError, ShapeError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from PIL.Image import Image
+
+__all__ = ["PREPROCESSING", "Normalisation", "decode", "load_image", "preprocess", "read_classes"]
+
+
+class Normalisation(NamedTuple):
+    """(pixel - mean) / std per channel of RGB, pixels from 0 to 255."""
+
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+
+PREPROCESSING = {
+    # Pixels / 255, normalised by mean and deviation of ImageNet: torchvision, timm.
+    "torchvision": Normalisation((123.675, 116.28, 103.53), (58.395, 57.12, 57.375)),
+    # Minus the mean, no division: networks converted from Caffe (here in the order RGB).
+    "caffe": Normalisation((123.68, 116.779, 103.939), (1.0, 1.0, 1.0)),
+    "none": Normalisation((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
+}
+
+
+def load_image(
+    source: str | os.PathLike[str] | BinaryIO,
+    size: int | tuple[int, int] = 224,
+    *,
+    preprocess: str | Normalisation = "torchvision",
+    resize: int | None = None,
+) -> NDArray[np.float32]:
+    """Read an image file as a network's input: resize, crop the centre, normalise.
+
+    Args:
+        source: path or binary file of any format that Pillow reads.
+        size: height and width of the result.
+        preprocess: a key of `PREPROCESSING` or a `Normalisation`.
+        resize: the shorter side before the crop (bilinear); default 8/7 of the longer side of `size` (256 for 224).
+
+    Returns:
+        float32 (height, width, 3), RGB.
+
+    Raises:
+        FileFormatError: no image, or a broken one.
+        ImportError: Pillow is not installed.
+        OSError: the file cannot be read.
+    """
+    try:
+        from PIL import Image
+    except ImportError as error:
+        raise ImportError('reading images needs Pillow: pip install "resnet-rs[images]"') from error
+
+    what = os.fspath(source) if isinstance(source, (str, os.PathLike)) else "image"
+    file = Path(source).open("rb") if isinstance(source, (str, os.PathLike)) else source  # noqa: SIM115
+    try:
+        with Image.open(file) as image:
+            picture = image.convert("RGB")
+    except Exception as error:
+        # Pillow's decoders raise many kinds: OSError, SyntaxError, struct.error, DecompressionBombError ...
+        raise FileFormatError(f"{what}: expected an image, got: {str(error) or type(error).__name__}") from error
+    finally:
+        if file is not source:
+            file.close()
+    return _prepare(picture, size, preprocess, resize)
+
+
+def preprocess(
+    image: NDArray[Any],
+    size: int | tuple[int, int] = 224,
+    *,
+    preprocess: str | Normalisation = "torchvision",
+    resize: int | None = None,
+) -> NDArray[np.float32]:
+    """Make a network's input of an RGB image (h, w, 3) of uint8; arguments and result are those of `load_image`.
+
+    Raises:
+        ShapeError: another shape or dtype.
+
+    >>> preprocess(np.zeros((300, 400, 3), np.uint8), 224, preprocess="none").shape
+    (224, 224, 3)
+    """
+    from PIL import Image
+
+    array = np.asarray(image)
+    if array.ndim != 3 or array.shape[-1] != 3 or array.dtype != np.uint8 or array.size == 0:
+        raise ShapeError(f"image: expected uint8 (h, w, 3), got {array.dtype} {array.shape}")
+    return _prepare(Image.fromarray(array), size, preprocess, resize)
+
+
+def _prepare(
+    picture: Image, size: int | tuple[int, int], rule: str | Normalisation, resize: int | None
+) -> NDArray[np.float32]:
+    height, width = (size, size) if isinstance(size, int) else size
+    check_size("size", height)
+    check_size("size", width)
+    if isinstance(rule, str):
+        rule = PREPROCESSING[check_choice("preprocess", rule, PREPROCESSING)]
+    side = round(max(height, width) * 8 / 7) if resize is None else check_size("resize", resize)
+    if side < max(height, width):
+        raise ArgumentError(f"resize: expected at least {max(height, width)}, the size of the crop, got {side}")
+    wide, high = picture.size
+    short = min(wide, high)
+    # As torchvision rounds; then the crop starts where torchvision's does.
+    wide, high = (side, side * high // wide) if wide == short else (side * wide // high, side)
+    resized = picture.resize((wide, high), _bilinear())
+    left, top = round((wide - width) / 2), round((high - height) / 2)
+    pixels = np.asarray(resized.crop((left, top, left + width, top + height)), np.float32)
+    result: NDArray[np.float32] = (pixels - np.array(rule.mean, np.float32)) / np.array(rule.std, np.float32)
+    return result
+
+
+def _bilinear() -> Any:
+    from PIL import Image
+
+    return Image.Resampling.BILINEAR
+
+
+def read_classes(path: str | os.PathLike[str]) -> list[str]:
+    """Read class names: JSON (a list, or an object from index to name or to [identifier, name]), or one per line.
+
+    Raises:
+        FileFormatError: JSON of another form.
+        OSError: the file cannot be read.
+    """
+    text = Path(path).read_text(encoding="utf-8")
+    if not text.lstrip().startswith(("[", "{")):
+        return text.splitlines()
+    try:
+        data = json.loads(text)
+        entries = [data[str(index)] for index in range(len(data))] if isinstance(data, dict) else data
+        return [str(entry[-1] if isinstance(entry, list) else entry) for entry in entries]
+    except (ValueError, KeyError, IndexError, RecursionError) as error:
+        raise FileFormatError(f"{os.fspath(path)}: expected a list of names or an object index -> name") from error
+
+
+def decode(scores: NDArray[Any], classes: Sequence[str], top: int = 5) -> list[list[tuple[str, float]]]:
+    """Return per sample the `top` best classes with their scores, best first.
+
+    Args:
+        scores: (n, number of classes).
+        classes: a name per class.
+
+    >>> decode(np.array([[0.1, 0.7, 0.2]]), ["cat", "dog", "cow"], top=2)
+    [[('dog', 0.7), ('cow', 0.2)]]
+    """
+    scores = np.asarray(scores)
+    if scores.ndim != 2 or scores.shape[1] != len(classes):
+        raise ShapeError(f"scores: expected (n, {len(classes)}), a score per class, got {scores.shape}")
+    check_size("top", top)
+    order = np.argsort(-scores, axis=1, kind="stable")[:, :top]
+    return [[(classes[index], float(row[index])) for index in best] for row, best in zip(scores, order, strict=True)]
