@@ -186,6 +186,14 @@ def numpy_array(machine: Machine, arguments: tuple[object, ...]) -> PickledArray
     return PickledArray()
 
 
+def numpy_buffer(machine: Machine, arguments: tuple[object, ...]) -> PickledArray:
+    """`numpy.core.numeric._frombuffer(bytes, dtype, shape, order)`, of protocol 5."""
+    match arguments:
+        case (bytes() as raw, NumpyType() as kind, tuple() as shape, ("C" | "F") as order):
+            return PickledArray(sizes(machine, shape), kind, raw, order == "F")
+    raise machine.refusal("a NumPy array that is not of numbers")
+
+
 NUMPY_CODES = {"f8": "float64", "f4": "float32", "f2": "float16", "b1": "bool"} | {
     f"{kind}{size}": f"{prefix}int{8 * size}" for kind, prefix in (("i", ""), ("u", "u")) for size in (1, 2, 4, 8)
 }
@@ -269,8 +277,12 @@ KNOWN: dict[tuple[str, str], object] = {
     ("numpy", "dtype"): Constructor("dtype", numpy_type),
     ("numpy", "ndarray"): Inert("ndarray"),
     **{
-        (module, name): Constructor(name, make)
-        for module in ("numpy.core.multiarray", "numpy._core.multiarray")
-        for name, make in (("scalar", numpy_scalar), ("_reconstruct", numpy_array))
+        (f"{package}.{module}", name): Constructor(name, make)
+        for package in ("numpy.core", "numpy._core")
+        for module, name, make in (
+            ("multiarray", "scalar", numpy_scalar),
+            ("multiarray", "_reconstruct", numpy_array),
+            ("numeric", "_frombuffer", numpy_buffer),
+        )
     },
 }
