@@ -154,7 +154,7 @@ class ResNetConfig:
         for name in ("num_blocks", "conv_filters", "conv_kernel_sizes", "num_filters", "num_strides"):
             object.__setattr__(self, name, check_sizes(name, getattr(self, name)))
         for name in ("stem_stride", "groups", "width_per_group", "se_ratio", "se_divisor", "dilation"):
-            check_size(name, getattr(self, name))
+            object.__setattr__(self, name, check_size(name, getattr(self, name)))
         for name in ("stem_pool", "use_pre_activation", "se_block", "include_rescaling", "shortcut_bias", "conv_bias"):
             check_bool(name, getattr(self, name))
         for name in ("shortcut_norm", "stem_norm", "final_norm"):

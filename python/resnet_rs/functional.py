@@ -5,8 +5,8 @@ are in PyTorch's layout: `weight` of `conv` is (k, c / groups, *kernel). Everyth
 layout; results are new float32 arrays. Size arguments are one int for all axes or one per axis.
 
 Errors, for every function: `DTypeError` for arrays of objects, text or complex numbers, `ShapeError` for shapes that do
-not fit each other, `ArgumentError` for other arguments (each names what was wrong), `MemoryLimitError` for a result that
-does not fit into memory.
+not fit each other, `ArgumentError` for other arguments (each names what was wrong), `MemoryLimitError` for a result
+that does not fit into memory.
 
 >>> import numpy as np
 >>> x = np.arange(16).reshape(1, 4, 4, 1)

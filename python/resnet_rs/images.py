@@ -121,9 +121,10 @@ def _prepare(
     wide, high = (side, side * high // wide) if wide == short else (side * wide // high, side)
     resized = picture.resize((wide, high), _bilinear())
     left, top = round((wide - width) / 2), round((high - height) / 2)
-    pixels = np.asarray(resized.crop((left, top, left + width, top + height)), np.float32)
-    result: NDArray[np.float32] = (pixels - np.array(rule.mean, np.float32)) / np.array(rule.std, np.float32)
-    return result
+    pixels = np.array(resized.crop((left, top, left + width, top + height)), np.float32)
+    pixels -= np.array(rule.mean, np.float32)
+    pixels /= np.array(rule.std, np.float32)
+    return pixels
 
 
 def _bilinear() -> Any:
