@@ -119,21 +119,6 @@ def shape(text: str) -> tuple[int | None, ...]:
     return sizes
 
 
-def read_classes(path: str) -> list[str]:
-    """Class names in the order of the outputs."""
-    text = Path(path).read_text(encoding="utf-8")
-    if not text.lstrip().startswith(("[", "{")):
-        return text.splitlines()
-    try:
-        data = json.loads(text)
-        if isinstance(data, dict):
-            data = [data[str(index)] for index in range(len(data))]
-        # Keras writes [WordNet id, name] for each index.
-        return [str(entry[-1] if isinstance(entry, list) else entry) for entry in data]
-    except (ValueError, KeyError, IndexError) as error:
-        raise CommandError(f"{path}: expected a list of names or an object index -> name ({error})") from error
-
-
 # -- commands -------------------------------------------------------------------------------------------------------
 
 
@@ -163,7 +148,8 @@ def load_model(args: argparse.Namespace, num_classes: int | None) -> Model:
 def predict(args: argparse.Namespace) -> int:
     import numpy as np
 
-    from .images import load_image
+    from .errors import FileFormatError
+    from .images import load_image, read_classes
 
     classes = read_classes(args.classes) if args.classes else None
     model = load_model(args, args.num_classes or (len(classes) if classes else None))
@@ -179,7 +165,7 @@ def predict(args: argparse.Namespace) -> int:
     for path in args.images:
         try:
             x = load_image(path, (height or 224, width or 224), preprocess=args.preprocess, resize=args.resize)
-        except (OSError, ValueError) as error:
+        except (OSError, FileFormatError) as error:
             # The other images are still worth an answer.
             failures += 1
             fail(f"{path}: {message(error).removeprefix(f'{path}: ')}", args.command)
