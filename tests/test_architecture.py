@@ -268,6 +268,7 @@ PYTHON_RANKS = {
     "model": 4,
     "doctor": 4,
     "models": 5,
+    "nn": 6,
     "__init__": 6,
     "cli": 7,
     "__main__": 8,
