@@ -31,3 +31,21 @@ pub(super) unsafe fn store<S: Simd>(simd: S, to: *mut f32, v: S::V, tail: Option
         }
     }
 }
+
+/// Copies a row.
+#[inline(always)]
+pub(super) fn copy<S: Simd>(simd: S, from: &[f32], to: &mut [f32]) {
+    assert!(from.len() == to.len());
+    let whole = to.len() / S::LANES * S::LANES;
+    for i in (0..whole).step_by(S::LANES) {
+        // SAFETY: a whole vector from `i`, in both.
+        unsafe { simd.store(to.as_mut_ptr().add(i), simd.load(from.as_ptr().add(i))) };
+    }
+    if whole < to.len() {
+        let tail = simd.first(to.len() - whole);
+        // SAFETY: the tail ends with both.
+        unsafe {
+            simd.store_masked(to.as_mut_ptr().add(whole), simd.load_masked(from.as_ptr().add(whole), tail), tail)
+        };
+    }
+}

@@ -17,10 +17,23 @@ mod activation;
 mod add;
 mod affine;
 mod attributes;
+mod avg_pool;
 mod batch_norm;
+mod conv;
+mod concat;
+mod dense;
 mod epilogue;
+mod fold;
+mod global_pool;
 mod input;
 mod lanes;
+mod max_pool;
+mod pad_channels;
+mod pool;
+mod rescale;
+mod softmax;
+mod squeeze_excite;
+mod upsample;
 
 pub use attributes::{Attributes, Value};
 
@@ -28,8 +41,20 @@ pub use attributes::{Attributes, Value};
 const OPERATORS: &[(&str, Parse)] = &[
     ("activation", activation::Activation::parse),
     ("add", add::Add::parse),
+    ("avg_pool", avg_pool::AvgPool::parse),
     ("batch_norm", batch_norm::BatchNorm::parse),
+    ("concat", concat::Concat::parse),
+    ("dense", dense::Dense::parse),
+    ("global_avg_pool", global_pool::GlobalPool::parse_avg),
+    ("global_max_pool", global_pool::GlobalPool::parse_max),
+    ("conv", conv::Conv::parse),
     ("input", input::Input::parse),
+    ("max_pool", max_pool::MaxPool::parse),
+    ("pad_channels", pad_channels::PadChannels::parse),
+    ("rescale", rescale::Rescale::parse),
+    ("softmax", softmax::Softmax::parse),
+    ("squeeze_excite", squeeze_excite::SqueezeExcite::parse),
+    ("upsample", upsample::Upsample::parse),
 ];
 
 type Parse = fn(&mut Attributes) -> Result<Box<dyn Op>, String>;

@@ -1,0 +1,193 @@
+//! The walk of a window over a map that maximum and average pooling share.
+//!
+//! Every output row is computed on its own, point by point, up to four vectors of channels at a time. Tasks are blocks
+//! of rows, numbered so that a thread goes through the depth first: the planes of a 3D map that neighbouring outputs
+//! share are then still in its cache.
+
+use std::marker::PhantomData;
+
+use super::fold::Fold;
+use super::lanes::{load, store};
+use super::{Attributes, Io};
+use crate::parallel::SharedMut;
+use crate::shape::Shape;
+use crate::simd::{Isa, Kernel, Simd, dispatch};
+use crate::window::{AXES, Window};
+
+/// Reads kernel, stride, padding, and dilation where there is one.
+///
+/// # Errors
+/// Padding as wide as the window, of which an output could see nothing else.
+pub(super) fn parse_window(attributes: &mut Attributes, dilation: [usize; 3]) -> Result<Window, String> {
+    let (kernel, stride) = (attributes.sizes("kernel")?, attributes.sizes("stride")?);
+    let window = Window::new(kernel, stride, dilation, attributes.pairs("padding")?)?;
+    if kernel.iter().try_fold(1, |taps: u32, &k| taps.checked_mul(u32::try_from(k).ok()?)).is_none() {
+        return Err(format!("a window of {kernel:?} has too many taps"));
+    }
+    for (axis, name) in AXES.iter().enumerate() {
+        let (padding, extent) = (window.padding[axis], window.extent(axis));
+        if padding.iter().any(|&side| side >= extent) {
+            let [before, after] = padding;
+            return Err(format!(
+                "padding of the {name} axis must be less than the window's {extent} positions, got {before} and {after}"
+            ));
+        }
+    }
+    Ok(window)
+}
+
+/// A pooling of maps of one shape.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Pooling {
+    pub(super) isa: Isa,
+    pub(super) window: Window,
+    pub(super) input: Shape,
+    pub(super) output: Shape,
+    /// Divide by the number of taps: of all of them, or of those that see the input.
+    pub(super) mean: Option<Divisor>,
+}
+
+/// What an average divides by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Divisor {
+    /// All taps; padding counts as zeros.
+    Taps,
+    /// The taps that see the input.
+    ValidTaps,
+}
+
+impl Pooling {
+    /// Folds each window of `io.inputs[0]`.
+    pub(super) fn run<F: Fold>(&self, io: Io<'_>) {
+        /// Loads of a task: some microseconds.
+        const WORK: usize = 64 * 1024;
+        let Self { isa, input, output, .. } = *self;
+        let row = output.w * output.c;
+        let rows = (WORK / (row * self.window.taps()).max(1)).clamp(1, output.h);
+        let blocks = output.h.div_ceil(rows);
+        let x = io.inputs[0];
+        let y = SharedMut::new(io.output);
+        let task = |task: usize| {
+            let (block, od) = (task / output.d, task % output.d);
+            let (n, block) = (block / blocks, block % blocks);
+            let x = &x[n * input.sample()..][..input.sample()];
+            for oh in block * rows..output.h.min((block + 1) * rows) {
+                let start = ((n * output.d + od) * output.h + oh) * row;
+                // SAFETY: every output row belongs to one task.
+                let y = unsafe { y.slice_mut(start..start + row) };
+                dispatch(isa, Row::<F> { pooling: self, x, y, at: [od, oh], fold: PhantomData });
+            }
+        };
+        io.pool.for_each(output.n * blocks * output.d, task);
+    }
+
+    /// Loads and folds.
+    pub(super) fn flops(&self) -> u64 {
+        (self.output.len() as u64).saturating_mul(self.window.taps() as u64)
+    }
+}
+
+/// One row of the output.
+struct Row<'a, F> {
+    pooling: &'a Pooling,
+    /// One sample.
+    x: &'a [f32],
+    y: &'a mut [f32],
+    /// Depth and height.
+    at: [usize; 2],
+    fold: PhantomData<F>,
+}
+
+/// A box of the input: the first point, and how many taps see it, along each axis.
+struct Taps {
+    first: usize,
+    counts: [usize; 3],
+}
+
+impl<F: Fold> Kernel for Row<'_, F> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(mut self, simd: S) {
+        let Pooling { window, input, output, .. } = *self.pooling;
+        let [od, oh] = self.at;
+        let (depth, height) = (window.valid_taps(0, od, input.d), window.valid_taps(1, oh, input.h));
+        let (d, h) = (position(&window, 0, od, depth.start), position(&window, 1, oh, height.start));
+        let above = (d * input.h + h) * input.w;
+        let kernel = window.kernel[2];
+        let [begin, end] = [0, kernel - 1].map(|tap| window.valid_outputs(2, tap, input.w, output.w));
+        for ow in 0..output.w {
+            let interior = begin.contains(&ow) && end.contains(&ow);
+            let width = if interior { 0..kernel } else { window.valid_taps(2, ow, input.w) };
+            let counts = [depth.len(), height.len(), width.len()];
+            let first = if counts.contains(&0) { 0 } else { above + position(&window, 2, ow, width.start) };
+            self.point(simd, ow, &Taps { first, counts });
+        }
+    }
+}
+
+/// The input position of a tap that sees the input.
+#[inline(always)]
+fn position(window: &Window, axis: usize, out: usize, tap: usize) -> usize {
+    (out * window.stride[axis] + tap * window.dilation[axis]).saturating_sub(window.padding[axis][0])
+}
+
+impl<F: Fold> Row<'_, F> {
+    #[inline(always)]
+    fn point<S: Simd>(&mut self, simd: S, ow: usize, taps: &Taps) {
+        let c = self.pooling.output.c;
+        let mut channel = 0;
+        while channel + 4 * S::LANES <= c {
+            self.vectors::<S, 4>(simd, [ow, channel], taps, None);
+            channel += 4 * S::LANES;
+        }
+        while channel + S::LANES <= c {
+            self.vectors::<S, 1>(simd, [ow, channel], taps, None);
+            channel += S::LANES;
+        }
+        if channel < c {
+            self.vectors::<S, 1>(simd, [ow, channel], taps, Some(simd.first(c - channel)));
+        }
+    }
+
+    /// `N` vectors, or the tail, of one output point.
+    #[inline(always)]
+    fn vectors<S: Simd, const N: usize>(
+        &mut self,
+        simd: S,
+        [ow, channel]: [usize; 2],
+        taps: &Taps,
+        tail: Option<S::M>,
+    ) {
+        let Pooling { window, input, mean, .. } = *self.pooling;
+        let pitch = [input.h * input.w, input.w, 1];
+        let [along_d, along_h, along_w] = [0, 1, 2].map(|axis| pitch[axis] * window.dilation[axis] * input.c);
+        let [depth, height, width] = taps.counts;
+        let mut acc = [simd.splat(F::START); N];
+        for kd in 0..depth {
+            for kh in 0..height {
+                let row = taps.first * input.c + channel + kd * along_d + kh * along_h;
+                for kw in 0..width {
+                    let at = row + kw * along_w;
+                    debug_assert!(at < self.x.len());
+                    for (v, acc) in acc.iter_mut().enumerate() {
+                        // SAFETY: the tap sees the input, so that its point is in `x`, and so are its channels.
+                        let x = unsafe { load(simd, self.x.as_ptr().add(at + v * S::LANES), tail) };
+                        *acc = F::fold(simd, *acc, x);
+                    }
+                }
+            }
+        }
+        let count = match mean {
+            None => 1,
+            Some(Divisor::Taps) => window.taps(),
+            Some(Divisor::ValidTaps) => depth * height * width,
+        };
+        let factor = simd.splat(1.0 / count as f32);
+        for (v, acc) in acc.into_iter().enumerate() {
+            let y = ow * input.c + channel + v * S::LANES;
+            // SAFETY: `y` is a row of output points, `ow` one of them; the vectors or the tail end with its channels.
+            unsafe { store(simd, self.y.as_mut_ptr().add(y), simd.mul(acc, factor), tail) };
+        }
+    }
+}

@@ -1,0 +1,171 @@
+//! Softmax over channels: `y[c] = exp(x[c] - max) / sum over c of exp(x[c] - max)`, at every point.
+//!
+//! Many channels are vectors along the row. Few channels (segmentation) would leave most lanes empty: there the lanes
+//! are points, and a block of them is transposed on its way in and out.
+
+use super::lanes::{load, store};
+use super::{Attributes, Compile, Io, Op, Signature, Step, expect_inputs};
+use crate::shape::Shape;
+use crate::simd::{Isa, Kernel, Simd, dispatch, math};
+
+/// Softmax over channels.
+#[derive(Clone, Copy, Debug)]
+pub struct Softmax;
+
+impl Softmax {
+    pub(super) fn parse(_: &mut Attributes) -> Result<Box<dyn Op>, String> {
+        Ok(Box::new(Self))
+    }
+}
+
+impl Op for Softmax {
+    fn kind(&self) -> &'static str {
+        "softmax"
+    }
+
+    fn signature(&self, channels: &[usize]) -> Result<Signature, String> {
+        expect_inputs(channels, 1)?;
+        Ok(Signature { channels: channels[0], parameters: Vec::new() })
+    }
+
+    fn infer(&self, inputs: &[Shape]) -> Result<Shape, String> {
+        Ok(inputs[0])
+    }
+
+    fn compile(&self, context: &mut Compile<'_>) -> Box<dyn Step> {
+        Box::new(SoftmaxStep { isa: context.isa, c: context.output.c })
+    }
+}
+
+struct SoftmaxStep {
+    isa: Isa,
+    c: usize,
+}
+
+impl Step for SoftmaxStep {
+    fn forward(&self, io: Io<'_>) {
+        /// Elements of a task.
+        const CHUNK: usize = 4 * 1024;
+        let Self { isa, c } = *self;
+        let chunk = (CHUNK / c).next_multiple_of(FEW).max(1) * c;
+        let x = io.inputs[0];
+        io.pool.for_each_chunk(io.output, chunk, |task, y| {
+            dispatch(isa, Rows { x: &x[task * chunk..][..y.len()], y, c });
+        });
+    }
+
+    fn algorithm(&self) -> String {
+        if self.c < FEW { "lanes are points".into() } else { "lanes are channels".into() }
+    }
+}
+
+/// Fewer channels than this are transposed. It is a multiple of every vector's length.
+const FEW: usize = 16;
+
+/// Points of `c` channels.
+struct Rows<'a> {
+    x: &'a [f32],
+    y: &'a mut [f32],
+    c: usize,
+}
+
+impl Kernel for Rows<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) {
+        let Self { x, y, c } = self;
+        if c < FEW {
+            for (x, y) in x.chunks(S::LANES * c).zip(y.chunks_mut(S::LANES * c)) {
+                few(simd, x, y, c);
+            }
+        } else {
+            for (x, y) in x.chunks_exact(c).zip(y.chunks_exact_mut(c)) {
+                many(simd, x, y);
+            }
+        }
+    }
+}
+
+/// One point of many channels.
+#[inline(always)]
+fn many<S: Simd>(simd: S, x: &[f32], y: &mut [f32]) {
+    let (whole, tail) = (x.len() / S::LANES * S::LANES, simd.first(x.len() % S::LANES));
+    let rest = (whole < x.len()).then_some(tail);
+    let lowest = simd.splat(f32::NEG_INFINITY);
+    let mut largest = lowest;
+    for i in (0..whole).step_by(S::LANES) {
+        // SAFETY: a whole vector from `i`.
+        largest = simd.max(largest, unsafe { simd.load(x.as_ptr().add(i)) });
+    }
+    if rest.is_some() {
+        // SAFETY: the tail ends with `x`.
+        let last = unsafe { simd.load_masked(x.as_ptr().add(whole), tail) };
+        largest = simd.max(largest, simd.select(tail, last, lowest));
+    }
+    let largest = simd.splat(simd.reduce_max(largest));
+    let mut sum = simd.splat(0.0);
+    for i in (0..whole).step_by(S::LANES) {
+        // SAFETY: a whole vector from `i`, in `x` and `y`.
+        unsafe {
+            let y_i = math::exp(simd, simd.sub(simd.load(x.as_ptr().add(i)), largest));
+            simd.store(y.as_mut_ptr().add(i), y_i);
+            sum = simd.add(sum, y_i);
+        }
+    }
+    if rest.is_some() {
+        // SAFETY: the tail ends with `x` and `y`.
+        unsafe {
+            let last = simd.load_masked(x.as_ptr().add(whole), tail);
+            let last = simd.select(tail, math::exp(simd, simd.sub(last, largest)), simd.splat(0.0));
+            simd.store_masked(y.as_mut_ptr().add(whole), last, tail);
+            sum = simd.add(sum, last);
+        }
+    }
+    let factor = simd.splat(1.0 / simd.reduce_add(sum));
+    for piece in y.chunks_mut(S::LANES) {
+        let tail = (piece.len() < S::LANES).then_some(tail);
+        // SAFETY: a whole vector, or the tail, which is as long as the mask.
+        unsafe {
+            let y = load(simd, piece.as_ptr(), tail);
+            store(simd, piece.as_mut_ptr(), simd.mul(y, factor), tail);
+        }
+    }
+}
+
+/// At most `LANES` points of few channels.
+#[inline(always)]
+fn few<S: Simd>(simd: S, x: &[f32], y: &mut [f32], c: usize) {
+    assert!(c < FEW && S::LANES <= FEW && x.len() <= S::LANES * c);
+    let mut columns = [[0.0f32; FEW]; FEW];
+    for (point, x) in x.chunks_exact(c).enumerate() {
+        for (column, &x) in columns.iter_mut().zip(x) {
+            column[point] = x;
+        }
+    }
+    let columns = &mut columns[..c];
+    let mut largest = simd.splat(f32::NEG_INFINITY);
+    for column in columns.iter() {
+        // SAFETY: a column has at least `LANES` elements.
+        largest = simd.max(largest, unsafe { simd.load(column.as_ptr()) });
+    }
+    let mut sum = simd.splat(0.0);
+    for column in columns.iter_mut() {
+        // SAFETY: as above.
+        unsafe {
+            let y = math::exp(simd, simd.sub(simd.load(column.as_ptr()), largest));
+            simd.store(column.as_mut_ptr(), y);
+            sum = simd.add(sum, y);
+        }
+    }
+    let factor = simd.div(simd.splat(1.0), sum);
+    for column in columns.iter_mut() {
+        // SAFETY: as above.
+        unsafe { simd.store(column.as_mut_ptr(), simd.mul(simd.load(column.as_ptr()), factor)) };
+    }
+    for (point, y) in y.chunks_exact_mut(c).enumerate() {
+        for (y, column) in y.iter_mut().zip(columns.iter()) {
+            *y = column[point];
+        }
+    }
+}

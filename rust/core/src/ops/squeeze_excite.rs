@@ -1,0 +1,149 @@
+//! Squeeze-and-excitation (Hu et al. 2018): every channel is scaled by a gate that all channels decide on.
+//!
+//! `mean[n][c]` over the points; `hidden = activation(fc1 . mean)`; `s = gate(fc2 . hidden)`; `y = x * s[n][c]`
+//!
+//! The last step is one elementwise pass that takes along a batch norm, a residual sum and an activation: with the norm
+//! after the scaling (Keras's order) `y = activation(x * (s[n][c] * scale[c]) + shift[c] + residual)`.
+
+use super::activation::Activation;
+use super::affine::{Pass, repeats};
+use super::dense::Product;
+use super::epilogue::Epilogue;
+use super::fold::{Slabs, Sum};
+use super::{Attributes, Compile, Io, Op, Parameter, Role, Signature, Step, expect_inputs};
+use crate::buffer::align_up;
+use crate::shape::Shape;
+use crate::simd::Isa;
+
+/// Squeeze-and-excitation with what follows it.
+#[derive(Clone, Copy, Debug)]
+pub struct SqueezeExcite {
+    hidden: usize,
+    activation: Activation,
+    gate: Activation,
+    epilogue: Epilogue,
+}
+
+impl SqueezeExcite {
+    /// Parameters of its own: weight and bias of both layers.
+    const PARAMETERS: usize = 4;
+
+    pub(super) fn parse(attributes: &mut Attributes) -> Result<Box<dyn Op>, String> {
+        let hidden = attributes.size("hidden")?;
+        let activation = Activation::named(&attributes.text("activation")?)?;
+        let gate = Activation::named(&attributes.text("gate")?)?;
+        Ok(Box::new(Self { hidden, activation, gate, epilogue: Epilogue::default() }))
+    }
+}
+
+impl Op for SqueezeExcite {
+    fn kind(&self) -> &'static str {
+        "squeeze_excite"
+    }
+
+    fn signature(&self, channels: &[usize]) -> Result<Signature, String> {
+        expect_inputs(channels, 1)?;
+        let (c, hidden) = (channels[0], self.hidden);
+        let parameters = vec![
+            Parameter::new("fc1.weight", &[hidden, c, 1, 1, 1], Role::Kernel),
+            Parameter::new("fc1.bias", &[hidden], Role::Bias),
+            Parameter::new("fc2.weight", &[c, hidden, 1, 1, 1], Role::Kernel),
+            Parameter::new("fc2.bias", &[c], Role::Bias),
+        ];
+        debug_assert_eq!(parameters.len(), Self::PARAMETERS);
+        Ok(Signature { channels: c, parameters })
+    }
+
+    fn infer(&self, inputs: &[Shape]) -> Result<Shape, String> {
+        self.epilogue.infer(inputs[0], inputs)
+    }
+
+    fn absorb(&self, next: &dyn Op, slot: usize) -> Option<Box<dyn Op>> {
+        let epilogue = self.epilogue.absorb(next, slot)?;
+        Some(Box::new(Self { epilogue, ..*self }))
+    }
+
+    fn compile(&self, context: &mut Compile<'_>) -> Box<dyn Step> {
+        let shape = context.inputs[0];
+        let norm = self.epilogue.scale_shift(context.parameters);
+        let (scale, shift) = norm.unwrap_or_else(|| (vec![1.0; shape.c], vec![0.0; shape.c]));
+        Box::new(SqueezeExciteStep {
+            op: *self,
+            isa: context.isa,
+            shape,
+            slabs: Slabs::new(context.isa, shape),
+            layers: std::array::from_fn(|i| context.parameters[i].to_vec()),
+            ones: vec![1.0; shape.c.max(self.hidden)],
+            scale,
+            shift: shift.repeat(repeats(shape.c)),
+        })
+    }
+}
+
+struct SqueezeExciteStep {
+    op: SqueezeExcite,
+    isa: Isa,
+    shape: Shape,
+    slabs: Slabs,
+    /// Weight and bias of both layers.
+    layers: [Vec<f32>; SqueezeExcite::PARAMETERS],
+    ones: Vec<f32>,
+    scale: Vec<f32>,
+    /// As the elementwise pass wants it.
+    shift: Vec<f32>,
+}
+
+impl SqueezeExciteStep {
+    /// Scratch memory: slabs; mean, later the gate; hidden; the rows of the elementwise pass.
+    fn pieces(&self) -> [usize; 4] {
+        let Shape { n, c, .. } = self.shape;
+        [self.slabs.scratch(), n * c, n * self.op.hidden, n * self.shift.len()].map(align_up)
+    }
+}
+
+impl Step for SqueezeExciteStep {
+    fn scratch(&self) -> usize {
+        self.pieces().iter().sum()
+    }
+
+    fn forward(&self, io: Io<'_>) {
+        let (x, pool, isa) = (io.inputs[0], io.pool, self.isa);
+        let SqueezeExcite { activation, gate, epilogue, .. } = self.op;
+        let Shape { n, c, .. } = self.shape;
+        let [slabs, mean, hidden, _] = self.pieces();
+        let (slabs, scratch) = io.scratch.split_at_mut(slabs);
+        let (mean, scratch) = scratch.split_at_mut(mean);
+        let (hidden, rows) = scratch.split_at_mut(hidden);
+        let (mean, hidden) = (&mut mean[..n * c], &mut hidden[..n * self.op.hidden]);
+        let rows = &mut rows[..n * self.shift.len()];
+
+        self.slabs.fold::<Sum>(x, mean, slabs, pool, 1.0 / self.shape.spatial() as f32);
+        let layer = |x: &[f32], [weight, shift]: [&Vec<f32>; 2], c, activation, y: &mut [f32]| {
+            let scale = &self.ones[..shift.len()];
+            Product { isa, x, weight, rows: n, c, scale, shift, residual: None, activation }.run(y, pool);
+        };
+        let [weight1, bias1, weight2, bias2] = &self.layers;
+        layer(mean, [weight1, bias1], c, activation, hidden);
+        layer(hidden, [weight2, bias2], self.op.hidden, gate, mean);
+
+        for (row, gate) in rows.chunks_exact_mut(self.shift.len()).zip(mean.chunks_exact(c)) {
+            for row in row.chunks_exact_mut(c) {
+                for ((row, gate), scale) in row.iter_mut().zip(gate).zip(&self.scale) {
+                    *row = gate * scale;
+                }
+            }
+        }
+        let residual = epilogue.residual.then(|| io.inputs[1]);
+        Pass { isa, x, residual, scale: rows, shift: &self.shift, activation: epilogue.activation }
+            .run(io.output, pool);
+    }
+
+    fn algorithm(&self) -> String {
+        "squeeze, two layers, one pass".into()
+    }
+
+    fn flops(&self) -> u64 {
+        let Shape { n, c, .. } = self.shape;
+        (2 * self.shape.len() + 4 * n * c * self.op.hidden) as u64
+    }
+}

@@ -1,0 +1,230 @@
+//! Enlargement by whole factors, one per axis.
+//!
+//! - nearest: `y[o] = x[o / scale]`
+//! - linear: `y[o]` lies between `x[i]` and `x[i + 1]` where the centre of output cell `o` falls, at
+//!   `(o + 1/2) / scale - 1/2`, and is the nearest cell beyond the outermost centres. Bilinear in 2D, trilinear in 3D, as
+//!   PyTorch's `interpolate(align_corners=False)` and Keras's `UpSampling` with `interpolation="bilinear"`.
+
+use super::lanes::{copy, load, store};
+use super::{Attributes, Compile, Io, Op, Signature, Step, expect_inputs};
+use crate::buffer::align_up;
+use crate::parallel::SharedMut;
+use crate::shape::{Dims3, Shape};
+use crate::simd::{Isa, Kernel, Simd, dispatch};
+
+/// An enlarged map.
+#[derive(Clone, Copy, Debug)]
+pub struct Upsample {
+    scale: Dims3,
+    mode: Mode,
+}
+
+/// How the values between are made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Mode {
+    Nearest,
+    Linear,
+}
+
+impl Upsample {
+    pub(super) fn parse(attributes: &mut Attributes) -> Result<Box<dyn Op>, String> {
+        let mode = match attributes.text("mode")?.as_str() {
+            "nearest" => Mode::Nearest,
+            "linear" => Mode::Linear,
+            other => return Err(format!("attribute \"mode\": expected \"nearest\" or \"linear\", got {other:?}")),
+        };
+        Ok(Box::new(Self { scale: attributes.sizes("scale")?, mode }))
+    }
+}
+
+impl Op for Upsample {
+    fn kind(&self) -> &'static str {
+        "upsample"
+    }
+
+    fn signature(&self, channels: &[usize]) -> Result<Signature, String> {
+        expect_inputs(channels, 1)?;
+        Ok(Signature { channels: channels[0], parameters: Vec::new() })
+    }
+
+    fn infer(&self, inputs: &[Shape]) -> Result<Shape, String> {
+        let mut dims = inputs[0].dims();
+        for (size, scale) in dims.iter_mut().zip(self.scale) {
+            *size =
+                size.checked_mul(scale).ok_or_else(|| format!("cannot enlarge {} by {:?}", inputs[0], self.scale))?;
+        }
+        Ok(inputs[0].with_dims(dims))
+    }
+
+    fn compile(&self, context: &mut Compile<'_>) -> Box<dyn Step> {
+        let Compile { isa, threads, inputs, output, .. } = *context;
+        let (input, sizes) = (inputs[0], output.dims());
+        let between = std::array::from_fn(|axis| {
+            let (scale, size) = (self.scale[axis], input.dims()[axis]);
+            let between = |o| if self.mode == Mode::Linear { linear(o, scale, size) } else { Between::only(o / scale) };
+            (0..sizes[axis]).map(between).collect()
+        });
+        Box::new(UpsampleStep { isa, threads, mode: self.mode, input, output, between })
+    }
+}
+
+/// Two neighbours and the weight of the second.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Between {
+    cells: [usize; 2],
+    weight: f32,
+}
+
+impl Between {
+    fn only(cell: usize) -> Self {
+        Self { cells: [cell; 2], weight: 0.0 }
+    }
+
+    /// The neighbours that count, with their weights.
+    fn terms(self) -> impl Iterator<Item = (usize, f32)> {
+        let terms = [(self.cells[0], 1.0 - self.weight), (self.cells[1], self.weight)];
+        terms.into_iter().filter(|&(_, weight)| weight != 0.0)
+    }
+}
+
+/// Where the centre of output cell `o` falls among `size` input cells.
+fn linear(o: usize, scale: usize, size: usize) -> Between {
+    // (o + 1/2) / scale - 1/2 = (2 o + 1 - scale) / (2 scale)
+    let (twice, cell) = (2 * o + 1, 2 * scale);
+    let Some(numerator) = twice.checked_sub(scale) else { return Between::only(0) };
+    let first = numerator / cell;
+    if first + 1 >= size {
+        return Between::only(size - 1);
+    }
+    Between { cells: [first, first + 1], weight: ((numerator % cell) as f64 / cell as f64) as f32 }
+}
+
+struct UpsampleStep {
+    isa: Isa,
+    threads: usize,
+    mode: Mode,
+    input: Shape,
+    output: Shape,
+    /// For every output position of every axis.
+    between: [Vec<Between>; 3],
+}
+
+impl UpsampleStep {
+    /// Elements of scratch memory of a thread: a row of the input's width.
+    fn row(&self) -> usize {
+        if self.mode == Mode::Linear { align_up(self.input.w * self.input.c) } else { 0 }
+    }
+}
+
+impl Step for UpsampleStep {
+    fn scratch(&self) -> usize {
+        self.threads * self.row()
+    }
+
+    fn forward(&self, io: Io<'_>) {
+        /// Elements of a task.
+        const CHUNK: usize = 16 * 1024;
+        let Self { isa, input, output, .. } = *self;
+        let (from, to) = (input.w * input.c, output.w * output.c);
+        let rows = output.n * output.d * output.h;
+        let height = (CHUNK / to).max(1);
+        let x = io.inputs[0];
+        let y = SharedMut::new(io.output);
+        io.pool.for_each_scratch(rows.div_ceil(height), io.scratch, |task, scratch| {
+            for row in task * height..rows.min((task + 1) * height) {
+                // SAFETY: every output row belongs to one task.
+                let y = unsafe { y.slice_mut(row * to..(row + 1) * to) };
+                let (n, od, oh) = (row / output.h / output.d, row / output.h % output.d, row % output.h);
+                let mut sources = [(0, 0.0); 4];
+                let mut count = 0;
+                for (d, weight_d) in self.between[0][od].terms() {
+                    for (h, weight_h) in self.between[1][oh].terms() {
+                        sources[count] = (((n * input.d + d) * input.h + h) * from, weight_d * weight_h);
+                        count += 1;
+                    }
+                }
+                let sources = &sources[..count];
+                let row = match *sources {
+                    [(start, _)] => &x[start..start + from],
+                    _ => {
+                        let row = &mut scratch[..from];
+                        dispatch(isa, Blend { x, sources, y: row });
+                        row
+                    }
+                };
+                dispatch(isa, Stretch { x: row, between: &self.between[2], y, c: input.c });
+            }
+        });
+    }
+
+    fn algorithm(&self) -> String {
+        format!("{:?}", self.mode).to_lowercase()
+    }
+
+    fn flops(&self) -> u64 {
+        if self.mode == Mode::Linear { 14 * self.output.len() as u64 } else { 0 }
+    }
+}
+
+/// The weighted sum of rows of `x` that start at the sources.
+struct Blend<'a> {
+    x: &'a [f32],
+    sources: &'a [(usize, f32)],
+    y: &'a mut [f32],
+}
+
+impl Kernel for Blend<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) {
+        let Self { x, sources, y } = self;
+        assert!(sources.iter().all(|&(start, _)| start + y.len() <= x.len()));
+        for (vector, y) in y.chunks_mut(S::LANES).enumerate() {
+            let tail = (y.len() < S::LANES).then(|| simd.first(y.len()));
+            let mut sum = simd.splat(0.0);
+            for &(start, weight) in sources {
+                // SAFETY: as asserted, the row is in `x`; the vector or the tail ends with it.
+                let x = unsafe { load(simd, x.as_ptr().add(start + vector * S::LANES), tail) };
+                sum = simd.fma(x, simd.splat(weight), sum);
+            }
+            // SAFETY: `y` is a whole vector or as long as the tail.
+            unsafe { store(simd, y.as_mut_ptr(), sum, tail) };
+        }
+    }
+}
+
+/// Every point of a row made of one or two points of `x`.
+struct Stretch<'a> {
+    x: &'a [f32],
+    between: &'a [Between],
+    y: &'a mut [f32],
+    c: usize,
+}
+
+impl Kernel for Stretch<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) {
+        let Self { x, between, y, c } = self;
+        for (y, between) in y.chunks_exact_mut(c).zip(between) {
+            let [first, second] = between.cells.map(|cell| &x[cell * c..][..c]);
+            if between.weight == 0.0 {
+                copy(simd, first, y);
+                continue;
+            }
+            let weights = [1.0 - between.weight, between.weight].map(|weight| simd.splat(weight));
+            for (vector, y) in y.chunks_mut(S::LANES).enumerate() {
+                let tail = (y.len() < S::LANES).then(|| simd.first(y.len()));
+                // SAFETY: both points have the channels of `y`, which is a whole vector or as long as the tail.
+                unsafe {
+                    let first = load(simd, first.as_ptr().add(vector * S::LANES), tail);
+                    let second = load(simd, second.as_ptr().add(vector * S::LANES), tail);
+                    let sum = simd.fma(second, weights[1], simd.mul(first, weights[0]));
+                    store(simd, y.as_mut_ptr(), sum, tail);
+                }
+            }
+        }
+    }
+}
