@@ -3,5 +3,5 @@
 mod pack;
 mod tile;
 
-pub(crate) use pack::{Panel, Panels};
-pub(crate) use tile::{group_sizes, run, Segment, Stages, Tile, GROUPS};
+pub(crate) use pack::Panels;
+pub(crate) use tile::{GROUPS, Segment, Stages, Tile, group_sizes, run};

@@ -31,6 +31,11 @@ impl Panels {
         Self { rows, columns, lanes: isa.lanes(), vectors }
     }
 
+    /// Floats in a vector.
+    pub(crate) fn lanes(&self) -> usize {
+        self.lanes
+    }
+
     /// Columns of a whole panel.
     pub(crate) fn width(&self) -> usize {
         self.lanes * self.vectors
@@ -57,17 +62,16 @@ impl Panels {
         let columns = self.width().min(self.columns - column);
         Panel { start: self.rows * column, column, columns, vectors: columns.div_ceil(self.lanes) }
     }
-
-    /// Where the element of `row` and `column` is packed.
-    pub(crate) fn position(&self, row: usize, column: usize) -> usize {
-        let panel = self.panel(column / self.width());
-        panel.start + row * panel.vectors * self.lanes + column - panel.column
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn position(panels: &Panels, row: usize, column: usize) -> usize {
+        let panel = panels.panel(column / panels.width());
+        panel.start + row * panel.vectors * panels.lanes + column - panel.column
+    }
 
     #[test]
     fn panels_cover_every_element_once() {
@@ -77,7 +81,7 @@ mod tests {
                 let mut seen = vec![0; panels.len()];
                 for row in 0..3 {
                     for column in 0..columns {
-                        seen[panels.position(row, column)] += 1;
+                        seen[position(&panels, row, column)] += 1;
                     }
                 }
                 assert!(seen.iter().all(|&count| count <= 1));

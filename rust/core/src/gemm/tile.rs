@@ -138,11 +138,7 @@ unsafe fn compute<S: Simd, const M: usize, const N: usize>(s: S, tile: &Tile<'_>
                     s.load(tile.bias.add(v * lanes))
                 } else {
                     let from = tile.out.add(i * tile.out_stride + v * lanes);
-                    if v + 1 == N && !full {
-                        s.load_masked(from, last)
-                    } else {
-                        s.load(from)
-                    }
+                    if v + 1 == N && !full { s.load_masked(from, last) } else { s.load(from) }
                 }
             };
         }
@@ -193,11 +189,7 @@ unsafe fn compute<S: Simd, const M: usize, const N: usize>(s: S, tile: &Tile<'_>
                     // SAFETY: as above.
                     let r = unsafe {
                         let from = tile.residual.add(i * tile.out_stride + v * lanes);
-                        if v + 1 == N && !full {
-                            s.load_masked(from, last)
-                        } else {
-                            s.load(from)
-                        }
+                        if v + 1 == N && !full { s.load_masked(from, last) } else { s.load(from) }
                     };
                     sums[i][v] = s.add(sums[i][v], r);
                 }
@@ -217,11 +209,7 @@ unsafe fn compute<S: Simd, const M: usize, const N: usize>(s: S, tile: &Tile<'_>
             // SAFETY: as above.
             unsafe {
                 let to = tile.out.add(i * tile.out_stride + v * lanes);
-                if v + 1 == N && !full {
-                    s.store_masked(to, sums[i][v], last)
-                } else {
-                    s.store(to, sums[i][v])
-                }
+                if v + 1 == N && !full { s.store_masked(to, sums[i][v], last) } else { s.store(to, sums[i][v]) }
             }
         }
     });

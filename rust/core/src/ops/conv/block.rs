@@ -1,0 +1,167 @@
+//! Runs register tiles over a block of output pixels and a range of panels of output channels.
+
+use std::ops::Range;
+
+use crate::gemm::{self, GROUPS, Panels, Segment, Stages, Tile};
+use crate::ops::activation::Activation;
+use crate::simd::{Isa, Kernel, Simd, dispatch};
+
+/// Up to a register tile's rows of neighbouring output pixels.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Pixels {
+    /// Where the window of the first pixel of each group starts, counted from `Source::start`.
+    pub(super) a: [isize; GROUPS],
+    /// The first pixel, counted from the start of the output.
+    pub(super) first: usize,
+    /// How many.
+    pub(super) count: usize,
+    /// Which of the lists of segments.
+    pub(super) taps: usize,
+}
+
+/// The pixels of a block and the taps that they see.
+#[derive(Default)]
+pub(super) struct Block {
+    pub(super) pixels: Vec<Pixels>,
+    /// Lists of segments: different rows of an image may see different taps.
+    pub(super) taps: Vec<Vec<Segment>>,
+}
+
+/// What is multiplied and where it goes.
+#[derive(Clone, Copy)]
+pub(super) struct Product<'a> {
+    /// The activations, or a padded copy of them.
+    pub(super) a: *const f32,
+    /// Elements between the windows of neighbouring pixels.
+    pub(super) pixel_stride: usize,
+    /// Channels of the input that one group of the convolution sees.
+    pub(super) group_channels: usize,
+    /// The panels of one group of the convolution.
+    pub(super) panels: Panels,
+    /// Packed weights, group after group.
+    pub(super) weights: &'a [f32],
+    /// One per padded column, group after group.
+    pub(super) bias: &'a [f32],
+    pub(super) out: *mut f32,
+    /// Channels of the output.
+    pub(super) channels: usize,
+    /// Laid out as the output.
+    pub(super) residual: Option<&'a [f32]>,
+    pub(super) activation: Activation,
+    /// Whether the pixels are the outer loop, not the panels.
+    pub(super) pixels_outside: bool,
+    /// The reduction is cut into pieces no longer than this.
+    pub(super) reduction: usize,
+}
+
+/// Computes the panels `range`, counted through all groups, of every pixel of `block`.
+///
+/// # Safety
+/// Every pixel's window lies in `product.a`; nobody else touches these pixels' channels of `product.out`, which has
+/// room for them. The panels are those of `isa`.
+pub(super) unsafe fn run(isa: Isa, product: &Product<'_>, block: &Block, range: Range<usize>) {
+    dispatch(isa, Run { product, block, range });
+}
+
+struct Run<'a> {
+    product: &'a Product<'a>,
+    block: &'a Block,
+    range: Range<usize>,
+}
+
+impl Kernel for Run<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let Run { product, block, range } = self;
+        let rows = product.panels.rows;
+        let pieces = if product.pixels_outside { 1 } else { rows.div_ceil(product.reduction) };
+        let piece = rows.div_ceil(pieces);
+        let cut = |index: usize| {
+            let range = index * piece..(index + 1) * piece;
+            block.taps.iter().map(|segments| clip(segments, &range)).collect()
+        };
+        let taps: Vec<Vec<Vec<Segment>>> = (0..pieces).map(cut).collect();
+        let (tiles, panels) = (block.pixels.len(), range.len());
+        let (outer, inner) = if product.pixels_outside { (tiles, panels) } else { (panels * pieces, tiles) };
+        // One loop nest for both orders: the tile is a lot of code, to be inlined once.
+        for o in 0..outer {
+            for i in 0..inner {
+                let (tile, panel, index) = if product.pixels_outside { (o, i, 0) } else { (i, o / pieces, o % pieces) };
+                let stages = Stages { resume: index > 0, suspend: index + 1 < pieces };
+                let pixels = &block.pixels[tile];
+                // SAFETY: the contract of the function `run`, which alone makes this kernel.
+                unsafe { product.tile(s, pixels, &taps[index][pixels.taps], range.start + panel, stages) };
+            }
+        }
+    }
+}
+
+impl Product<'_> {
+    /// # Safety
+    /// As for the function `run`.
+    #[inline(always)]
+    unsafe fn tile<S: Simd>(&self, s: S, pixels: &Pixels, segments: &[Segment], index: usize, stages: Stages) {
+        let group = index / self.panels.count();
+        let panel = self.panels.panel(index % self.panels.count());
+        let column = group * self.panels.columns + panel.column;
+        let out = pixels.first * self.channels + column;
+        let a = pixels.a.map(|a| self.a.wrapping_offset(a + (group * self.group_channels) as isize));
+        // SAFETY: the pixels lie in the output, so these offsets do.
+        let tile = unsafe {
+            Tile {
+                a,
+                row_stride: self.pixel_stride,
+                b: self.weights.as_ptr().add(group * self.panels.len() + panel.start),
+                segments,
+                out: self.out.add(out),
+                out_stride: self.channels,
+                columns: panel.columns,
+                bias: self.bias.as_ptr().add(group * self.panels.padded_columns() + panel.column),
+                residual: self.residual.map_or(std::ptr::null(), |residual| residual.as_ptr().add(out)),
+                relu: self.activation == Activation::Relu,
+                stages,
+            }
+        };
+        // SAFETY: the caller's contract; the panels are those of this instruction set.
+        unsafe { gemm::run(s, &tile, pixels.count, panel.vectors) };
+        if !stages.suspend && !matches!(self.activation, Activation::Linear | Activation::Relu) {
+            for pixel in 0..pixels.count {
+                // SAFETY: these are the outputs just written.
+                let row =
+                    unsafe { std::slice::from_raw_parts_mut(self.out.add(out + pixel * self.channels), panel.columns) };
+                self.activation.apply_slice(s, row);
+            }
+        }
+    }
+}
+
+/// The parts of `segments` whose rows of B lie in `rows`.
+fn clip(segments: &[Segment], rows: &Range<usize>) -> Vec<Segment> {
+    let parts = segments.iter().filter_map(|segment| {
+        let start = segment.b.max(rows.start);
+        let end = (segment.b + segment.length).min(rows.end);
+        let a = segment.a + start as isize - segment.b as isize;
+        (start < end).then(|| Segment { a, b: start, length: end - start })
+    });
+    parts.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn clipped_segments_cover_the_same_rows() {
+        let segments = [Segment { a: -3, b: 0, length: 10 }, Segment { a: 50, b: 20, length: 7 }];
+        let mut covered = Vec::new();
+        for start in (0..27).step_by(4) {
+            for part in clip(&segments, &(start..start + 4)) {
+                covered.extend((0..part.length).map(|i| (part.b + i, part.a + i as isize)));
+            }
+        }
+        let want: Vec<_> = (0..10).map(|i| (i, i as isize - 3)).chain((20..27).map(|i| (i, i as isize + 30))).collect();
+        assert_eq!(covered, want);
+    }
+}

@@ -1,0 +1,156 @@
+//! How a convolution is cut: into tasks for the threads, and each task into blocks that fit the caches.
+
+use crate::shape::Shape;
+use crate::window::Window;
+
+/// Bytes of activations, and of weights, that should stay in the second-level cache (1 MB on the smaller machines).
+const CACHED: usize = 384 << 10;
+/// Bytes of weights beyond which the threads had better share them out than each read all.
+const SHARED_WEIGHTS: usize = 768 << 10;
+/// Bytes of a panel that stay cached while all pixels of a block pass.
+const CACHED_PANEL: usize = 256 << 10;
+/// Copying an element costs as much as this many multiply-adds.
+const COPY: f64 = 24.0;
+
+/// What the choice depends on.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Work {
+    pub(super) window: Window,
+    pub(super) input: Shape,
+    pub(super) output: Shape,
+    pub(super) groups: usize,
+    /// Rows and columns of the register tile.
+    pub(super) tile: (usize, usize),
+    pub(super) threads: usize,
+}
+
+/// Where windows are read from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Source {
+    /// The input itself: no window reaches over its border, or only where whole taps can be left out.
+    Input,
+    /// A padded copy that each task makes of its part.
+    Private,
+    /// A padded copy of everything, made first.
+    Shared,
+}
+
+/// The choice.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Blocking {
+    pub(super) source: Source,
+    /// Rows of the image that a register tile spans.
+    pub(super) tile_rows: usize,
+    /// Output planes, rows, columns and panels of a task.
+    pub(super) planes: usize,
+    pub(super) rows: usize,
+    pub(super) columns: usize,
+    pub(super) panels: usize,
+    /// Output planes that are computed at once.
+    pub(super) step: usize,
+    pub(super) pixels_outside: bool,
+    /// The longest piece of the reduction.
+    pub(super) reduction: usize,
+}
+
+impl Blocking {
+    /// The choice for `work`, whose weights have `panels` panels in all.
+    pub(super) fn choose(work: &Work, panels: usize) -> Self {
+        let Work { window, input, output, threads, .. } = *work;
+        let tile_rows = work.tile_rows();
+        // Tiles of several rows cannot leave out taps row by row: they read zeros.
+        let in_place = window.padding[2] == [0; 2] && (tile_rows == 1 || !window.has_padding());
+        let reduction = window.taps() * (input.c / work.groups);
+        let weights = reduction * output.c * size_of::<f32>();
+        let width = (output.w - 1) * window.stride[2] + window.extent(2);
+        let line = width * input.c * size_of::<f32>();
+        let whole = line * work.padded_rows(output.h) * ((output.d - 1) * window.stride[0] + window.extent(0));
+        // What each core has to read, when the image is shared out and when the panels are.
+        let blocks = (whole / threads).div_ceil(CACHED).max(1);
+        let by_image = if weights > SHARED_WEIGHTS { weights * blocks } else { weights } + whole / threads;
+        let passes = if whole > CACHED { panels.div_ceil(threads) } else { 1 };
+        let by_panels = weights / threads + whole * passes;
+        let pieces = (reduction * work.tile.1 * size_of::<f32>()).div_ceil(CACHED_PANEL);
+        let reduction = reduction.div_ceil(pieces).next_multiple_of(4);
+        if weights > SHARED_WEIGHTS && by_panels < by_image && panels > 1 {
+            let tasks = (4 * threads).min(panels);
+            let panels = panels.div_ceil(tasks);
+            let source = if in_place { Source::Input } else { Source::Shared };
+            let (planes, rows, columns) = (output.d, output.h, output.w);
+            let step = planes;
+            return Self { source, tile_rows, planes, rows, columns, panels, step, pixels_outside: false, reduction };
+        }
+        let source = if in_place { Source::Input } else { Source::Private };
+        let (planes, rows) = work.share_image(line, source, tile_rows);
+        let columns = work.share_row(source, output.n * output.d.div_ceil(planes) * output.h.div_ceil(rows));
+        let pixels_outside = weights <= CACHED;
+        Self { source, tile_rows, planes, rows, columns, panels, step: 1, pixels_outside, reduction }
+    }
+}
+
+impl Work {
+    /// Rows of the image that fit one register tile: 4, 2 or 1.
+    fn tile_rows(&self) -> usize {
+        let fits = |rows: &usize| rows * self.output.w <= self.tile.0 && *rows <= self.output.h;
+        [4, 2, 1].into_iter().find(fits).unwrap_or(1)
+    }
+
+    /// Padded input rows that `rows` output rows see.
+    fn padded_rows(&self, rows: usize) -> usize {
+        (rows - 1) * self.window.stride[1] + self.window.extent(1)
+    }
+
+    /// Output columns of a task: less than a row only where there are too few rows, as in the one long row of a
+    /// pointwise convolution.
+    fn share_row(&self, source: Source, tasks: usize) -> usize {
+        let tiles = self.output.w.div_ceil(self.tile.0);
+        if source != Source::Input || tasks >= 2 * self.threads || tiles < 2 * self.threads {
+            return self.output.w;
+        }
+        let time = |parts: usize| {
+            let tasks = tasks * parts;
+            let noise = 1.0 + 0.04 * self.threads as f64 / tasks as f64;
+            noise * (tiles.div_ceil(parts) * tasks.div_ceil(self.threads)) as f64
+        };
+        let parts = (1..=tiles.min(8 * self.threads)).min_by(|&a, &b| time(a).total_cmp(&time(b)));
+        tiles.div_ceil(parts.unwrap_or(1)) * self.tile.0
+    }
+
+    /// Output planes and rows of a task, for threads that share out the image: the slowest thread should have done as
+    /// early as possible, and few rows should be copied twice.
+    fn share_image(&self, line: usize, source: Source, tile_rows: usize) -> (usize, usize) {
+        let Work { window, output, threads, .. } = *self;
+        let kernel = (window.taps() * output.c) as f64 / self.groups as f64;
+        let copies = source == Source::Private;
+        let extent = window.extent(0);
+        let mut best = (f64::INFINITY, (output.d, output.h));
+        for plane_blocks in divisions(output.d, 4 * threads) {
+            let planes = output.d.div_ceil(plane_blocks);
+            for row_blocks in divisions(output.h, 32 * threads) {
+                let rows = output.h.div_ceil(row_blocks).next_multiple_of(tile_rows).min(output.h);
+                let tasks = output.n * output.d.div_ceil(planes) * output.h.div_ceil(rows);
+                if tasks > 32 * threads * output.n {
+                    continue;
+                }
+                let bytes = line * self.padded_rows(rows) * extent;
+                let copied = self.padded_rows(rows) * ((planes - 1) * window.stride[0] + extent);
+                let copied = if copies { copied as f64 * COPY / kernel } else { 0.0 };
+                let spill =
+                    if copies && bytes > CACHED { 1.0 + 0.1 * (bytes as f64 / CACHED as f64).min(4.0) } else { 1.0 };
+                let time = ((planes * rows) as f64 * spill + copied) * tasks.div_ceil(threads) as f64;
+                // Tasks beyond one per thread even out cores that are not equally fast.
+                let noise = 1.0 + 0.04 * threads as f64 / tasks as f64;
+                let cost = time * noise;
+                if cost < best.0 {
+                    best = (cost, (planes, rows));
+                }
+            }
+        }
+        best.1
+    }
+}
+
+/// Numbers of parts, up to `most`, to cut `length` into.
+fn divisions(length: usize, most: usize) -> impl Iterator<Item = usize> {
+    1..=length.min(most)
+}

@@ -1,0 +1,115 @@
+//! Convolution (cross-correlation, as everywhere in deep learning) with stride, dilation, padding and groups:
+//!
+//! `y[o][k] = bias[k] + Σ_tap Σ_c x[o * stride - padding + tap * dilation][c] * weight[k][c][tap]`
+//!
+//! with `c` over the channels of k's group. 2D is a kernel of depth 1. The algorithms, one file each:
+//!
+//! | file | for |
+//! |---|---|
+//! | `direct` | everything: a matrix product over windows of the activations |
+//! | `grouped` | few channels per group: a vector spans several groups |
+//!
+//! The norm that follows is folded into weights and bias; residual and activation run in registers.
+
+mod block;
+mod blocking;
+mod direct;
+mod stage;
+mod weights;
+
+use super::epilogue::Epilogue;
+use super::{Attributes, Compile, Op, Parameter, Role, Signature, Step, expect_inputs};
+use crate::shape::Shape;
+use crate::window::Window;
+
+use blocking::Work;
+use direct::Direct;
+use weights::Weights;
+
+/// A convolution with what follows it.
+#[derive(Clone, Copy, Debug)]
+pub struct Conv {
+    filters: usize,
+    window: Window,
+    groups: usize,
+    bias: bool,
+    epilogue: Epilogue,
+}
+
+impl Conv {
+    pub(super) fn parse(attributes: &mut Attributes) -> Result<Box<dyn Op>, String> {
+        let (filters, groups) = (attributes.size("filters")?, attributes.size("groups")?);
+        let (kernel, stride) = (attributes.sizes("kernel")?, attributes.sizes("stride")?);
+        let window = Window::new(kernel, stride, attributes.sizes("dilation")?, attributes.pairs("padding")?)?;
+        let bias = attributes.flag("bias")?;
+        if !filters.is_multiple_of(groups) {
+            return Err(format!("{filters} filters cannot be dealt to {groups} groups"));
+        }
+        Ok(Box::new(Self { filters, window, groups, bias, epilogue: Epilogue::default() }))
+    }
+}
+
+impl Op for Conv {
+    fn kind(&self) -> &'static str {
+        "conv"
+    }
+
+    fn signature(&self, channels: &[usize]) -> Result<Signature, String> {
+        expect_inputs(channels, 1)?;
+        let (c, groups) = (channels[0], self.groups);
+        if !c.is_multiple_of(groups) {
+            return Err(format!("{c} input channels cannot be dealt to {groups} groups"));
+        }
+        let [kd, kh, kw] = self.window.kernel;
+        let mut parameters = vec![Parameter::new("weight", &[self.filters, c / groups, kd, kh, kw], Role::Kernel)];
+        if self.bias {
+            parameters.push(Parameter::new("bias", &[self.filters], Role::Bias));
+        }
+        Ok(Signature { channels: self.filters, parameters })
+    }
+
+    fn infer(&self, inputs: &[Shape]) -> Result<Shape, String> {
+        let output = inputs[0].with_dims(self.window.output(inputs[0].dims())?).with_channels(self.filters);
+        self.epilogue.infer(output, inputs)
+    }
+
+    fn absorb(&self, next: &dyn Op, slot: usize) -> Option<Box<dyn Op>> {
+        let epilogue = self.epilogue.absorb(next, slot)?;
+        Some(Box::new(Self { epilogue, ..*self }))
+    }
+
+    fn compile(&self, context: &mut Compile<'_>) -> Box<dyn Step> {
+        let own = self.epilogue.own_parameters(context.parameters);
+        let (scale, shift) = self.scale_shift(own.get(1).copied(), self.epilogue.scale_shift(context.parameters));
+        let Compile { isa, threads, .. } = *context;
+        let (mut input, mut output) = (context.inputs[0], context.output);
+        if self.window.is_pointwise() && self.window.stride == [1; 3] {
+            (input, output) = direct::flatten(input, output);
+        }
+        let work = Work { window: self.window, input, output, groups: self.groups, tile: isa.tile(), threads };
+        let channels = input.c / self.groups;
+        let weights =
+            Weights { values: own[0], scale: &scale, groups: self.groups, channels, taps: self.window.taps() };
+        let panels = direct::panels(isa, &work);
+        let packed = context.packed("panels", || weights.pack(panels));
+        let bias = context.packed("bias", || weights::pad(&shift, self.groups, panels));
+        let Epilogue { residual, activation, .. } = self.epilogue;
+        Box::new(Direct::new(isa, work, [packed, bias], residual, activation))
+    }
+}
+
+impl Conv {
+    /// Bias and norm as one factor and one summand of each output channel: `(x + bias) * scale + shift`.
+    fn scale_shift(&self, bias: Option<&[f32]>, norm: Option<(Vec<f32>, Vec<f32>)>) -> (Vec<f32>, Vec<f32>) {
+        let (scale, mut shift) = norm.unwrap_or_else(|| (vec![1.0; self.filters], vec![0.0; self.filters]));
+        if let Some(bias) = bias {
+            for ((shift, scale), bias) in shift.iter_mut().zip(&scale).zip(bias) {
+                *shift = (f64::from(*bias) * f64::from(*scale) + f64::from(*shift)) as f32;
+            }
+        }
+        (scale, shift)
+    }
+}
+
+#[cfg(test)]
+mod tests;

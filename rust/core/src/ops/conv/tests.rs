@@ -1,0 +1,192 @@
+//! Every algorithm against the naive convolution in float64.
+
+use super::*;
+use crate::buffer::Buffer;
+use crate::ops::Io;
+use crate::ops::activation::Activation;
+use crate::ops::batch_norm::BatchNorm;
+use crate::parallel;
+use crate::simd::Isa;
+use crate::testing::{assert_close, for_each_isa, naive_conv, random};
+
+/// A convolution and the shape of its input.
+#[derive(Clone, Copy, Debug)]
+struct Case {
+    conv: Conv,
+    input: Shape,
+}
+
+impl Case {
+    fn new(input: Shape, filters: usize, window: Window) -> Self {
+        let conv = Conv { filters, window, groups: 1, bias: false, epilogue: Epilogue::default() };
+        Self { conv, input }
+    }
+
+    fn groups(mut self, groups: usize) -> Self {
+        self.conv.groups = groups;
+        self
+    }
+
+    fn output(&self) -> Shape {
+        let dims = self.conv.window.output(self.input.dims()).unwrap();
+        self.input.with_dims(dims).with_channels(self.conv.filters)
+    }
+
+    fn x(&self) -> Vec<f32> {
+        random(1, self.input.len())
+    }
+
+    fn parameters(&self) -> Vec<Vec<f32>> {
+        let own = self.conv.signature(&[self.input.c]).unwrap().parameters;
+        let shapes = own.into_iter().map(|parameter| parameter.shape.iter().product());
+        let norm = if self.conv.epilogue.norm.is_some() { BatchNorm::PARAMETERS } else { 0 };
+        let mut all: Vec<Vec<f32>> = shapes.enumerate().map(|(i, count)| random(i as u64 + 2, count)).collect();
+        all.extend((0..norm).map(|i| random(i as u64 + 9, self.conv.filters)));
+        // A variance is positive.
+        if let (1.., Some(variance)) = (norm, all.last_mut()) {
+            variance.iter_mut().for_each(|v| *v = 0.5 + v.abs());
+        }
+        all
+    }
+
+    fn run(&self, isa: Isa, threads: usize) -> Vec<f32> {
+        let (x, parameters) = (self.x(), self.parameters());
+        let residual = random(7, self.output().len());
+        let parameters: Vec<&[f32]> = parameters.iter().map(Vec::as_slice).collect();
+        let mut context = Compile {
+            isa,
+            threads,
+            inputs: &[self.input],
+            output: self.output(),
+            parameters: &parameters,
+            packs: &mut Default::default(),
+        };
+        let step = self.conv.compile(&mut context);
+        // Neither output nor scratch memory is clean in a network.
+        let mut output = vec![f32::NAN; self.output().len()];
+        let mut scratch = Buffer::copy_of(&vec![f32::NAN; step.scratch()]);
+        let inputs: &[&[f32]] = if self.conv.epilogue.residual { &[&x, &residual] } else { &[&x] };
+        parallel::run_with(threads, |pool| {
+            step.forward(Io { inputs, output: &mut output, scratch: &mut scratch, pool });
+        });
+        output
+    }
+
+    /// Checks one thread against the reference and more threads against one, bit by bit.
+    fn check(&self) {
+        let parameters = self.parameters();
+        let Conv { filters, window, groups, bias, epilogue } = self.conv;
+        let mut want = naive_conv(&self.x(), self.input, &parameters[0], filters, groups, &window);
+        let residual = random(7, want.len());
+        let slices: Vec<&[f32]> = parameters.iter().map(Vec::as_slice).collect();
+        let norm = epilogue.scale_shift(&slices);
+        for (i, y) in want.iter_mut().enumerate() {
+            let k = i % filters;
+            *y += if bias { f64::from(parameters[1][k]) } else { 0.0 };
+            if let Some((scale, shift)) = &norm {
+                *y = *y * f64::from(scale[k]) + f64::from(shift[k]);
+            }
+            *y += if epilogue.residual { f64::from(residual[i]) } else { 0.0 };
+            *y = match epilogue.activation {
+                Activation::Relu => y.max(0.0),
+                Activation::Silu => *y / (1.0 + (-*y).exp()),
+                _ => *y,
+            };
+        }
+        for_each_isa(|isa| {
+            let got = self.run(isa, 1);
+            let outcome = std::panic::catch_unwind(|| assert_close(&got, &want, 2e-5));
+            assert!(outcome.is_ok(), "{isa:?} {self:?}");
+            for threads in [2, 3, 8] {
+                assert!(self.run(isa, threads) == got, "{isa:?}, {threads} threads: {self:?}");
+            }
+        });
+    }
+}
+
+fn same(kernel: [usize; 3], stride: [usize; 3], dilation: [usize; 3]) -> Window {
+    let padding = std::array::from_fn(|axis| [(kernel[axis] - 1) * dilation[axis] / 2; 2]);
+    Window::new(kernel, stride, dilation, padding).unwrap()
+}
+
+#[test]
+fn widths_and_channels() {
+    for width in 1..=20 {
+        let input = Shape::new(1, [1, 5, width], 3 + width % 5);
+        Case::new(input, 2 * width + 1, same([1, 3, 3], [1; 3], [1; 3])).check();
+    }
+    for filters in [1, 2, 7, 8, 9, 15, 16, 17, 31, 32, 33, 48, 65] {
+        Case::new(Shape::new(2, [1, 4, 6], 5), filters, same([1, 3, 3], [1; 3], [1; 3])).check();
+        Case::new(Shape::new(2, [1, 4, 6], 5), filters, same([1; 3], [1; 3], [1; 3])).check();
+    }
+}
+
+#[test]
+fn one_pixel() {
+    for kernel in [[1, 1, 1], [1, 3, 3], [3, 3, 3], [1, 7, 7]] {
+        Case::new(Shape::new(1, [1; 3], 6), 10, same(kernel, [1; 3], [1; 3])).check();
+    }
+}
+
+#[test]
+fn windows() {
+    let input = Shape::new(2, [5, 7, 9], 4);
+    for kernel in [[1, 1, 1], [3, 3, 3], [1, 3, 3], [3, 1, 1], [1, 1, 5], [2, 4, 2]] {
+        for stride in [[1, 1, 1], [2, 2, 2], [1, 2, 3], [3, 1, 2]] {
+            for dilation in [[1, 1, 1], [2, 2, 2], [1, 2, 1], [1, 1, 2]] {
+                let window = same(kernel, stride, dilation);
+                if window.output(input.dims()).is_ok() {
+                    Case::new(input, 20, window).check();
+                }
+            }
+        }
+    }
+    let lopsided = Window::new([2, 3, 4], [1, 2, 1], [1; 3], [[1, 0], [0, 2], [3, 5]]).unwrap();
+    Case::new(input, 9, lopsided).check();
+    let wide = Window::new([1, 3, 3], [1; 3], [1; 3], [[4, 3], [5, 6], [7, 8]]).unwrap();
+    Case::new(input, 9, wide).check();
+}
+
+#[test]
+fn groups() {
+    let window = same([1, 3, 3], [1; 3], [1; 3]);
+    for (groups, c, k) in [(3, 5, 5), (2, 4, 8), (4, 3, 1), (2, 16, 16), (2, 32, 32), (3, 20, 40), (8, 1, 2), (5, 2, 1)]
+    {
+        Case::new(Shape::new(2, [1, 6, 15], groups * c), groups * k, window).groups(groups).check();
+        Case::new(Shape::new(1, [3, 3, 3], groups * c), groups * k, same([3; 3], [1, 2, 2], [1; 3]))
+            .groups(groups)
+            .check();
+    }
+}
+
+#[test]
+fn stems() {
+    Case::new(Shape::new(1, [1, 33, 37], 3), 64, same([1, 7, 7], [1, 2, 2], [1; 3])).check();
+    Case::new(Shape::new(1, [9, 11, 13], 4), 32, same([7; 3], [2; 3], [1; 3])).check();
+}
+
+#[test]
+fn long_reductions() {
+    Case::new(Shape::new(1, [1, 7, 7], 512), 70, same([1, 3, 3], [1; 3], [1; 3])).check();
+    Case::new(Shape::new(1, [3, 3, 3], 512), 40, same([3; 3], [1; 3], [1; 3])).check();
+    Case::new(Shape::new(3, [1, 7, 7], 2048), 160, same([1; 3], [1; 3], [1; 3])).check();
+    Case::new(Shape::new(2, [1, 14, 14], 256), 256, same([1, 3, 3], [1; 3], [1; 3])).check();
+    Case::new(Shape::new(2, [1, 14, 14], 600), 700, same([1; 3], [1, 2, 2], [1; 3])).check();
+}
+
+#[test]
+fn epilogues() {
+    for window in [same([1, 3, 3], [1; 3], [1; 3]), same([1; 3], [1; 3], [1; 3])] {
+        for activation in [Activation::Linear, Activation::Relu, Activation::Silu] {
+            for (bias, norm, residual) in
+                [(true, false, false), (true, true, true), (false, true, false), (false, false, true)]
+            {
+                let mut case = Case::new(Shape::new(2, [1, 6, 17], 8), 35, window);
+                case.conv.bias = bias;
+                let norm = norm.then_some(BatchNorm { epsilon: 1e-3, momentum: 0.9 });
+                case.conv.epilogue = Epilogue { norm, residual, activation };
+                case.check();
+            }
+        }
+    }
+}
