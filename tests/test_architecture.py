@@ -263,6 +263,7 @@ PYTHON_RANKS = {
     "images": 3,
     "weights": 3,
     "blocks": 3,
+    "layers": 3,
     "functional": 3,
     "summary": 3,
     "model": 4,

@@ -13,7 +13,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from . import blocks, errors, functional, graph, images, models, runtime, weights
+    from . import blocks, errors, functional, graph, images, layers, models, nn, runtime, weights
     from .errors import (
         ArgumentError,
         DTypeError,
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
         UnknownNameError,
         WeightsError,
     )
-    from .models import Model, create_model, list_models, load, save
+    from .models import Model, Sequential, create_model, list_models, load, save
     from .runtime import cpu_info, get_num_threads, num_threads, set_num_threads, show_versions
 
     __version__: str
@@ -37,6 +37,7 @@ __all__ = [
     "MemoryLimitError",
     "Model",
     "ResnetError",
+    "Sequential",
     "ShapeError",
     "UnknownArgumentError",
     "UnknownNameError",
@@ -50,9 +51,11 @@ __all__ = [
     "get_num_threads",
     "graph",
     "images",
+    "layers",
     "list_models",
     "load",
     "models",
+    "nn",
     "num_threads",
     "runtime",
     "save",
@@ -74,11 +77,11 @@ _SOURCES = {
         "WeightsError",
     ),
     # Model comes by way of the models, which it must be able to name.
-    "models": ("Model", "create_model", "list_models", "load", "save"),
+    "models": ("Model", "Sequential", "create_model", "list_models", "load", "save"),
     "runtime": ("cpu_info", "get_num_threads", "num_threads", "set_num_threads", "show_versions"),
 }
 _ORIGIN = {name: module for module, names in _SOURCES.items() for name in names}
-_MODULES = ("blocks", "errors", "functional", "graph", "images", "models", "runtime", "weights")
+_MODULES = ("blocks", "errors", "functional", "graph", "images", "layers", "models", "nn", "runtime", "weights")
 
 
 def __getattr__(name: str) -> object:

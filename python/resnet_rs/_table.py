@@ -12,7 +12,12 @@ _ASCII = str.maketrans("┏┳┓┡╇┩├┼┤└┴┘━─┃│•×", 
 
 
 def table(
-    headings: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequence[int] = (), rules: bool = False
+    headings: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    *,
+    right: Sequence[int] = (),
+    rules: bool = False,
+    widths: Sequence[int] = (),
 ) -> str:
     """Return a box with one line per row.
 
@@ -21,6 +26,7 @@ def table(
         rows: the cells; a cell with line breaks takes several lines.
         right: the columns that are aligned to the right.
         rules: draw a line between the rows.
+        widths: least widths of the columns.
 
     >>> print(table(["layer", "params"], [["conv1", "9,408"]], right=[1]))
     ┏━━━━━━━┳━━━━━━━━┓
@@ -31,7 +37,7 @@ def table(
     """
     lines = [[cell.splitlines() or [""] for cell in row] for row in rows]
     widths = [
-        max([len(heading), *(len(line) for row in lines for line in row[column])])
+        max([len(heading), *widths[column : column + 1], *(len(line) for row in lines for line in row[column])])
         for column, heading in enumerate(headings)
     ]
 

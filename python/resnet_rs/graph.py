@@ -168,6 +168,24 @@ class Builder:
         self._scopes: list[str] = []
         self.input = self._add("input", (), channels, {"channels": channels})
 
+    @classmethod
+    def after(cls, graph: Graph) -> Builder:
+        """Return a builder whose nodes so far are those of `graph`; its outputs are `Tensor`s to go on from.
+
+        >>> b = Builder(rank=2, channels=3)
+        >>> first = b.graph({"output": b.relu(b.input)})
+        >>> more = Builder.after(first)
+        >>> [node.name for node in more.graph({"output": more.dense(Tensor(1, 3), 2, name="fc")}).nodes]
+        ['input', 'relu', 'fc']
+        """
+        b = cls.__new__(cls)
+        b.rank = graph.rank
+        b._nodes, b._names, b._scopes = list(graph.nodes), {node.name for node in graph.nodes}, []
+        channels = graph.nodes[0].attributes["channels"]
+        assert isinstance(channels, int)
+        b.input = Tensor(0, channels)
+        return b
+
     def extra_input(self, channels: int, name: str) -> Tensor:
         """Add a further input; inputs are fed in the order in which they were added."""
         return self._add("input", (), channels, {"channels": channels}, name)

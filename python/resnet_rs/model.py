@@ -81,6 +81,8 @@ class Model:
     ) -> None:
         self.graph = graph
         self.name = name
+        # Lines that `summary` shows below the totals.
+        self.notes: tuple[str, ...] = ()
         self._format = DataFormat(data_format, graph.rank)
         self._sample = self._format.to_last(checked_shape("input_shape", input_shape, data_format)[0])
         self._config = dict(config)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ._table import printable, table
@@ -11,7 +12,11 @@ from .runtime import describe_bytes
 if TYPE_CHECKING:
     from .model import Model
 
-__all__ = ["summary_text"]
+__all__ = ["layers_text", "summary_text"]
+
+HEADINGS = ("Layer (type)", "Output Shape", "Param #")
+# Of the columns in Keras's table.
+WIDTHS = (36, 27, 15)
 
 # Operator -> the name of the layer in Keras; "{}" is the rank.
 LAYERS = {
@@ -59,11 +64,30 @@ def summary_text(model: Model) -> str:
         )
         for node, shape in zip(model.graph.nodes, model.node_shapes(), strict=True)
     ]
+    return with_totals(model, table(HEADINGS, rows, right=[2]))
+
+
+def layers_text(model: Model, rows: Sequence[tuple[str, str, tuple[int | None, ...], int]]) -> str:
+    """Return the same for a chain of layers, as wide as Keras draws it.
+
+    Args:
+        model: whose totals are shown.
+        rows: name, type, output shape and parameters of each layer.
+    """
+    cells = []
+    for name, kind, shape, count in rows:
+        label = f"{name} ({kind})"
+        cells.append((label if len(label) <= WIDTHS[0] else f"{name}\n({kind})", str(shape), f"{count:,}"))
+    return with_totals(model, table(HEADINGS, cells, right=[2], rules=True, widths=WIDTHS))
+
+
+def with_totals(model: Model, box: str) -> str:
+    """Return the table between the model's name and its totals and notes."""
     totals = (
         ("Total", model.count_params()),
         ("Trainable", model.trainable_params),
         ("Non-trainable", model.non_trainable_params),
     )
     lines = [f" {kind} params: {count:,} ({describe_bytes(4 * count)})" for kind, count in totals]
-    box = table(["Layer (type)", "Output Shape", "Param #"], rows, right=[2])
-    return printable("\n".join([f'Model: "{model.name}"', box, *lines]))
+    notes = [f" {note}" for note in model.notes]
+    return printable("\n".join([f'Model: "{model.name}"', box, *lines, *notes]))

@@ -66,6 +66,7 @@ from .resnet import (
     SEResNeXt101,
 )
 from .saving import load, save
+from .sequential import Sequential
 
 __all__ = [
     "Model",
@@ -101,6 +102,7 @@ __all__ = [
     "SEResNet152",
     "SEResNet152v2",
     "SEResNet200vd",
+    "Sequential",
     "create_model",
     "list_models",
     "load",
