@@ -52,11 +52,7 @@ impl Simd for Avx512 {
 
     #[inline(always)]
     fn first(self, n: usize) -> Self::M {
-        if n >= 16 {
-            !0
-        } else {
-            (1 << n) - 1
-        }
+        if n >= 16 { !0 } else { (1 << n) - 1 }
     }
 
     #[inline(always)]

@@ -1,9 +1,9 @@
 //! Which instruction sets there are, which of them this processor has, and the only `#[target_feature]` functions.
 
-use super::portable::Portable;
 use super::Kernel;
+use super::portable::Portable;
 #[cfg(target_arch = "x86_64")]
-use super::{avx2::Avx2, avx512::Avx512, Simd};
+use super::{Simd, avx2::Avx2, avx512::Avx512};
 
 /// An instruction set that kernels are compiled for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -88,7 +88,7 @@ pub fn erf<S: Simd>(s: S, x: S::V) -> S::V {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::simd::{dispatch, Isa, Kernel};
+    use crate::simd::{Isa, Kernel, dispatch};
 
     #[derive(Clone, Copy)]
     enum Function {

@@ -13,7 +13,7 @@ mod dispatch;
 pub mod math;
 mod portable;
 
-pub use dispatch::{dispatch, Isa};
+pub use dispatch::{Isa, dispatch};
 
 /// A computation that can run on any instruction set.
 pub trait Kernel {
