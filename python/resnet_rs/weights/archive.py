@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resnet_rs.errors import FileFormatError
-from resnet_rs.weights.elements import ELEMENTS, decode
+from resnet_rs.weights.elements import ELEMENTS, decode, possible
 from resnet_rs.weights.source import Source, quoted
 
 __all__ = ["Archive", "read_npz"]
@@ -144,10 +145,10 @@ def shaped(
     big_endian: bool,
 ) -> NDArray[Any]:
     """Return `raw` as an array of `shape` when it has just the bytes for it."""
-    count = ELEMENTS[element].itemsize
-    for size in shape:
-        count *= size
-    if count != raw.size or any(size < 0 for size in shape):
-        raise source.bad(f"{quoted(name)} of shape {shape} to take {count} bytes", f"{raw.size}")
+    count = math.prod(shape) * ELEMENTS[element].itemsize
+    if count != raw.size or not possible(shape):
+        raise source.bad(
+            f"the bytes of {quoted(name)} to fit its shape", f"{raw.size} bytes for {len(shape)} dimensions"
+        )
     values = decode(raw, element, big_endian=big_endian)
     return np.ascontiguousarray(values.reshape(shape, order="F" if column_major else "C")).reshape(shape)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -9,7 +10,7 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["ELEMENTS", "decode"]
+__all__ = ["ELEMENTS", "decode", "possible"]
 
 # How each type is stored; bfloat16 is unknown to NumPy and travels as its 16 bits.
 ELEMENTS: dict[str, np.dtype[Any]] = {
@@ -52,3 +53,12 @@ def decode(raw: NDArray[np.uint8], element: str, *, big_endian: bool = False) ->
     else:
         values = values.astype(ELEMENTS[element], copy=False)
     return values
+
+
+def possible(shape: tuple[int, ...] | list[int]) -> bool:
+    """Return whether NumPy can have an array of this shape; an empty one too must not be absurd along its other axes.
+
+    >>> possible((64, 3, 7, 7)), possible((1 << 62, 0))
+    (True, False)
+    """
+    return len(shape) <= 32 and min(shape, default=0) >= 0 and math.prod(max(size, 1) for size in shape) < 1 << 59

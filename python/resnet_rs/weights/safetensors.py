@@ -12,8 +12,8 @@ import numpy as np
 
 from resnet_rs._core import read_safetensors_header
 from resnet_rs.errors import ArgumentError, DTypeError
-from resnet_rs.weights.elements import ELEMENTS, decode
-from resnet_rs.weights.source import Source
+from resnet_rs.weights.elements import ELEMENTS, decode, possible
+from resnet_rs.weights.source import Source, quoted
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -65,11 +65,10 @@ def read_tensors(source: Source) -> dict[str, NDArray[Any]]:
     arrays: dict[str, NDArray[Any]] = {}
     for name, dtype, shape, start, stop in tensors:
         if dtype not in STORED:
-            raise source.bad(f"{name!r} to be one of {', '.join(STORED)}", dtype)
-        try:
-            arrays[name] = decode(source.read(base + start, stop - start), STORED[dtype]).reshape(shape)
-        except ValueError as error:  # more dimensions, or longer ones, than NumPy has
-            raise source.bad(f"{name!r} to have a shape that NumPy can hold", f"{len(shape)} dimensions") from error
+            raise source.bad(f"{quoted(name)} to be one of {', '.join(STORED)}", dtype)
+        if not possible(shape):
+            raise source.bad(f"{quoted(name)} to have a shape that an array can have", f"{len(shape)} dimensions")
+        arrays[name] = decode(source.read(base + start, stop - start), STORED[dtype]).reshape(shape)
     return arrays
 
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from resnet_rs.errors import ArgumentError, suggest
 from resnet_rs.weights.archive import Archive, shaped
-from resnet_rs.weights.elements import ELEMENTS, decode
+from resnet_rs.weights.elements import ELEMENTS, decode, possible
 from resnet_rs.weights.pickle_machine import Machine
 from resnet_rs.weights.source import Source, quoted
 from resnet_rs.weights.torch_objects import KNOWN, NUMPY_CODES, PickledArray, Storage, Tensor, storage_of
@@ -177,8 +177,9 @@ class Arrays:
         """Return one tensor in C order."""
         values = self.values(tensor)
         count = math.prod(tensor.shape)
-        if len(tensor.strides) != len(tensor.shape):
-            raise self.source.bad(f"{len(tensor.shape)} strides of {quoted(name)}", f"{len(tensor.strides)}")
+        if len(tensor.strides) != len(tensor.shape) or not possible(tensor.shape):
+            shape = f"{len(tensor.shape)} of them with {len(tensor.strides)} strides"
+            raise self.source.bad(f"{quoted(name)} to have the dimensions of an array", shape)
         spans = zip(tensor.shape, tensor.strides, strict=True)
         last = tensor.offset + sum((size - 1) * stride for size, stride in spans) if count else tensor.offset
         if last >= len(values) + (count == 0) or count > len(values):
