@@ -1,0 +1,187 @@
+//! Whole networks through the public interface: fusion, plans, threads, stale weights, many callers.
+
+use std::collections::BTreeMap;
+
+use resnet_core::graph::Network;
+use resnet_core::ops::{Attributes, Value};
+use resnet_core::simd::Isa;
+use resnet_core::{Error, Shape, parallel};
+
+type Row = (String, String, Vec<usize>, Attributes);
+
+fn node(name: &str, op: &str, inputs: &[usize], attributes: &[(&str, Value)]) -> Row {
+    let attributes: BTreeMap<String, Value> =
+        attributes.iter().map(|(name, value)| ((*name).to_string(), value.clone())).collect();
+    (name.into(), op.into(), inputs.to_vec(), Attributes::new(attributes))
+}
+
+fn three(value: i64) -> Value {
+    Value::List(vec![Value::Int(1), Value::Int(value), Value::Int(value)])
+}
+
+fn conv(name: &str, input: usize, filters: i64, kernel: i64, stride: i64) -> Row {
+    let side = Value::List(vec![Value::Int(kernel / 2), Value::Int(kernel / 2)]);
+    let none = Value::List(vec![Value::Int(0), Value::Int(0)]);
+    let attributes = [
+        ("filters", Value::Int(filters)),
+        ("kernel", three(kernel)),
+        ("stride", three(stride)),
+        ("padding", Value::List(vec![none, side.clone(), side])),
+        ("dilation", three(1)),
+        ("groups", Value::Int(1)),
+        ("bias", Value::Bool(false)),
+    ];
+    node(name, "conv", &[input], &attributes)
+}
+
+fn norm(name: &str, input: usize) -> Row {
+    node(name, "batch_norm", &[input], &[("epsilon", Value::Float(1e-5)), ("momentum", Value::Float(0.9))])
+}
+
+fn relu(name: &str, input: usize) -> Row {
+    node(name, "activation", &[input], &[("function", Value::Text("relu".into()))])
+}
+
+/// A residual block with a projection, squeeze-and-excite, and a classifier: every kind of fusion.
+fn rows() -> Vec<Row> {
+    let excite = [("hidden", Value::Int(3)), ("activation", Value::Text("relu".into())), ("gate", Value::Text("sigmoid".into()))];
+    vec![
+        node("input", "input", &[], &[("channels", Value::Int(5))]),
+        conv("conv1", 0, 12, 3, 1),
+        norm("bn1", 1),
+        relu("relu1", 2),
+        conv("conv2", 3, 20, 3, 2),
+        node("se", "squeeze_excite", &[4], &excite),
+        norm("bn2", 5),
+        conv("downsample.0", 0, 20, 1, 2),
+        norm("downsample.1", 7),
+        node("add", "add", &[6, 8], &[]),
+        relu("relu2", 9),
+        node("pool", "global_avg_pool", &[10], &[]),
+        node("fc", "dense", &[11], &[("units", Value::Int(7)), ("bias", Value::Bool(true))]),
+        node("softmax", "softmax", &[12], &[]),
+    ]
+}
+
+const LAST: usize = 13;
+
+/// Values between -1 and 1 that look random and are the same everywhere.
+fn noise(length: usize, seed: u64) -> Vec<f32> {
+    let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state >> 40) as f32 / (1u64 << 23) as f32 - 1.0
+    };
+    (0..length).map(|_| next()).collect()
+}
+
+fn network() -> Network {
+    let network = Network::new(rows()).unwrap();
+    for (seed, entry) in network.parameters().iter().enumerate() {
+        let shift = if entry.name.ends_with("running_var") { 2.0 } else { 0.0 };
+        let values: Vec<f32> = noise(entry.shape.iter().product(), seed as u64 + 1).iter().map(|v| v + shift).collect();
+        network.set(&entry.name, &entry.shape, &values).unwrap();
+    }
+    network
+}
+
+#[test]
+fn fused_and_unfused_agree_on_every_instruction_set() {
+    let network = network();
+    let shape = Shape::new(2, [1, 9, 11], 5);
+    let x = noise(shape.len(), 99);
+    let every: Vec<usize> = (1..=LAST).collect();
+    for isa in Isa::available() {
+        // A node that is asked for cannot be absorbed.
+        let plain = network.run(isa, &[(shape, &x)], &every).unwrap();
+        for (position, &output) in every.iter().enumerate() {
+            let fused = network.run(isa, &[(shape, &x)], &[output]).unwrap();
+            let (want, got) = (&plain[position].1, &fused[0].1);
+            let scale = want.iter().fold(0f32, |scale, v| scale.max(v.abs()));
+            let error = want.iter().zip(got).fold(0f32, |error, (a, b)| error.max((a - b).abs()));
+            assert!(error <= 1e-5 * scale, "node {output}, {}: {error} of {scale}", isa.name());
+        }
+        let sums = plain[LAST - 1].1.chunks(7).map(|row| row.iter().sum::<f32>());
+        assert!(sums.into_iter().all(|sum| (sum - 1.0).abs() < 1e-5));
+    }
+}
+
+#[test]
+fn the_number_of_threads_does_not_change_a_bit() {
+    let network = network();
+    let shape = Shape::new(3, [1, 33, 17], 5);
+    let x = noise(shape.len(), 5);
+    for isa in Isa::available() {
+        let run = |threads| {
+            parallel::set_threads(Some(threads));
+            let result = network.run(isa, &[(shape, &x)], &[10, LAST]).unwrap();
+            parallel::set_threads(None);
+            result
+        };
+        let one = run(1);
+        for threads in [2, 3, 8] {
+            assert_eq!(run(threads), one, "{threads} threads, {}", isa.name());
+        }
+    }
+}
+
+#[test]
+fn a_changed_parameter_reaches_the_next_run() {
+    let network = network();
+    let shape = Shape::new(1, [1, 8, 8], 5);
+    let x = noise(shape.len(), 7);
+    let before = network.run(Isa::best(), &[(shape, &x)], &[LAST]).unwrap();
+    network.set("fc.bias", &[7], &[9.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0]).unwrap();
+    let after = network.run(Isa::best(), &[(shape, &x)], &[LAST]).unwrap();
+    assert!(after[0].1[0] > before[0].1[0]);
+}
+
+#[test]
+fn many_callers_get_the_same() {
+    let network = network();
+    let shapes = [Shape::new(1, [1, 16, 16], 5), Shape::new(2, [1, 20, 12], 5)];
+    let inputs = shapes.map(|shape| noise(shape.len(), 3));
+    let wanted = [0, 1].map(|i| network.run(Isa::best(), &[(shapes[i], &inputs[i])], &[LAST]).unwrap());
+    std::thread::scope(|scope| {
+        for caller in 0..4 {
+            let (network, wanted, inputs) = (&network, &wanted, &inputs);
+            scope.spawn(move || {
+                for turn in 0..20 {
+                    let i = (caller + turn) % 2;
+                    let got = network.run(Isa::best(), &[(shapes[i], &inputs[i])], &[LAST]).unwrap();
+                    assert_eq!(got, wanted[i]);
+                }
+            });
+        }
+    });
+}
+
+#[test]
+fn errors_name_the_node() {
+    let fails = |rows: Vec<Row>| match Network::new(rows) {
+        Err(error) => error,
+        Ok(_) => panic!("expected an error"),
+    };
+    let input = || node("input", "input", &[], &[("channels", Value::Int(5))]);
+    let unknown = fails(vec![input(), node("x", "convolution", &[0], &[])]);
+    assert!(matches!(&unknown, Error::Graph { node, .. } if node == "x"), "{unknown}");
+    let later = fails(vec![input(), node("x", "add", &[0, 1], &[])]);
+    assert!(later.to_string().contains("before"), "{later}");
+    let twice = fails(vec![input(), conv("a", 0, 4, 3, 1), conv("a", 1, 4, 3, 1)]);
+    assert!(matches!(twice, Error::Parameter { .. }));
+
+    let network = network();
+    let wrong = Shape::new(1, [1, 8, 8], 4);
+    let error = network.run(Isa::best(), &[(wrong, &noise(wrong.len(), 1))], &[LAST]).unwrap_err();
+    assert!(matches!(&error, Error::Shape { node, .. } if node == "input"), "{error}");
+    let empty = Shape::new(0, [1, 8, 8], 5);
+    assert!(network.run(Isa::best(), &[(empty, &[])], &[LAST]).is_err());
+    let right = Shape::new(1, [1, 8, 8], 5);
+    assert!(network.run(Isa::best(), &[(right, &[0.0; 7])], &[LAST]).is_err());
+    assert!(network.run(Isa::best(), &[(right, &noise(right.len(), 1))], &[99]).is_err());
+    assert!(network.run(Isa::best(), &[], &[LAST]).is_err());
+    assert!(network.set("fc.bias", &[8], &[0.0; 8]).is_err());
+    assert!(network.get("fc.weights").is_err());
+}
