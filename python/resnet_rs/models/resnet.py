@@ -37,6 +37,7 @@ class ResNetModel(Model):
         num_classes: outputs of the dense layer, 1000 by default (CIFAR: 10).
         pooling: without the top: None for the feature map, "avg" or "max" to pool it to a vector.
         classifier_activation: "softmax", "sigmoid", another activation, or None (or "linear") for logits.
+        levels: the feature maps that `features` returns and `pyramid_outputs` shows, such as ("P3", "P5"); None: all.
         data_format: layout of the arrays that go in and come out, "channels_last" or "channels_first".
         name: default is the class name and the rank, such as "ResNet502D".
         seed: of the initial weights.
@@ -63,6 +64,7 @@ class ResNetModel(Model):
         num_classes: int | None = None,
         pooling: str | None = None,
         classifier_activation: str | None = "softmax",
+        levels: Sequence[str] | None = None,
         data_format: str = "channels_last",
         name: str | None = None,
         seed: int = 0,
@@ -83,15 +85,17 @@ class ResNetModel(Model):
 
         shape, rank, channels = checked_shape("input_shape", input_shape, data_format)
         b = Builder(rank, channels)
-        levels = pyramid(b, b.input, config)
-        x = final_norm(b, list(levels.values())[-1], config)
+        maps = pyramid(b, b.input, config)
+        for level in () if levels is None else levels:
+            check_choice("levels", level, maps)
+        x = final_norm(b, list(maps.values())[-1], config)
         if include_top:
             x = head(b, x, classes, activation)
         elif pooling is not None:
             x = b.global_avg_pool(x, name="avgpool") if pooling == "avg" else b.global_max_pool(x, name="maxpool_out")
         name = check_name(name, f"{kind}{rank}D")
         super().__init__(
-            b.graph({"output": x, **levels}),
+            b.graph({"output": x, **{level: maps[level] for level in (maps if levels is None else levels)}}),
             shape,
             config={
                 "model": kind,
@@ -101,6 +105,7 @@ class ResNetModel(Model):
                 "num_classes": classes,
                 "pooling": pooling,
                 "classifier_activation": classifier_activation,
+                "levels": None if levels is None else list(levels),
                 "data_format": data_format,
                 "name": name,
                 "seed": seed,
@@ -291,3 +296,17 @@ SEResNet50vd = _se(ResNet50vd)
 SEResNet200vd = _se(ResNet200vd)
 SEResNeXt50 = _se(ResNeXt50)
 SEResNeXt101 = _se(ResNeXt101)
+
+
+class ResNetClassifier(ResNetModel):
+    """A residual classifier of any shape: every field of `ResNetConfig` is an argument.
+
+    >>> model = ResNetClassifier(
+    ...     input_shape=(None, None, 1), num_blocks=[1, 2], block_type="basic_block", num_filters=[16, 24],
+    ...     num_strides=[1, 2], num_classes=5,
+    ... )
+    >>> model.output_shape
+    (None, 5)
+    """
+
+    architecture = ResNet50.architecture
