@@ -117,8 +117,7 @@ def _prepare(
         raise ArgumentError(f"resize: expected at least {max(height, width)}, the size of the crop, got {side}")
     wide, high = picture.size
     short = min(wide, high)
-    # As torchvision rounds; then the crop starts where torchvision's does.
-    wide, high = (side, side * high // wide) if wide == short else (side * wide // high, side)
+    wide, high = round(wide * side / short), round(high * side / short)
     resized = picture.resize((wide, high), _bilinear())
     left, top = round((wide - width) / 2), round((high - height) / 2)
     pixels = np.array(resized.crop((left, top, left + width, top + height)), np.float32)
