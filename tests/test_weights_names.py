@@ -371,7 +371,7 @@ def test_report_is_short() -> None:
 
 
 def test_wrong_arguments() -> None:
-    with pytest.raises(ArgumentError, match="naming.*did you mean 'keras'"):
+    with pytest.raises(ArgumentError, match=r"naming.*did you mean 'keras'"):
         weights.match(NET, network(), naming="kerras")
     with pytest.raises(ArgumentError, match="names"):
         weights.match({3: np.zeros(1)}, network())  # type: ignore[dict-item]
