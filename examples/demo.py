@@ -96,7 +96,7 @@ def photographs(folder: Path, console: Console) -> bool:
                 float(np.abs(logits - arrays["logits"][list(arrays["files"]).index(photo.name)]).max())
                 for photo, logits in zip(photos, results, strict=True)
             )
-        console.print(f"largest difference to PyTorch's logits: {difference:.4f}")
+        console.print(f"largest difference to PyTorch's logits: {difference:.1e}")
         return difference < 0.02
     return True
 

@@ -134,7 +134,7 @@ def test_summary() -> None:
 
 
 def test_summary_of_nothing_known() -> None:
-    assert "did you mean 'resnet50'" in refuse(1, "summary", "resnet5O")
+    assert "did you mean 'resnext50'" in refuse(1, "summary", "resnext5O")
 
 
 def test_bench() -> None:
