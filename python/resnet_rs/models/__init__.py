@@ -36,6 +36,7 @@ from .lucid import (
     wide_resnet_50,
     wide_resnet_101,
 )
+from .netspresso import from_config
 from .registry import create_model, list_models, register
 from .resnet import (
     ResNet18,
@@ -106,6 +107,7 @@ __all__ = [
     "SEResNet200vd",
     "Sequential",
     "create_model",
+    "from_config",
     "list_models",
     "load",
     "register",
