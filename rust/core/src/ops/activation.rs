@@ -179,3 +179,85 @@ impl Op for Activation {
         Affine { epilogue: Epilogue { activation: *self, ..Epilogue::default() } }.compile(context)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::Value;
+    use super::super::trial::{CHANNELS, Trial, op, text};
+    use super::*;
+
+    /// The error function by the series that has no cancellation.
+    fn erf(x: f64) -> f64 {
+        let (mut term, mut sum, mut n) = (x, x, 0.0);
+        while term.abs() > 1e-18 * sum.abs() {
+            n += 1.0;
+            term *= 2.0 * x * x / (2.0 * n + 1.0);
+            sum += term;
+        }
+        std::f64::consts::FRAC_2_SQRT_PI * (-x * x).exp() * sum
+    }
+
+    /// The definitions.
+    fn naive(name: &str, x: f64) -> f64 {
+        let sigmoid = 1.0 / (1.0 + (-x).exp());
+        match name {
+            "linear" => x,
+            "relu" => x.max(0.0),
+            "relu6" => x.clamp(0.0, 6.0),
+            "leaky_relu" => x.max(0.0) + 0.01 * x.min(0.0),
+            "elu" => x.max(0.0) + x.min(0.0).exp_m1(),
+            "sigmoid" => sigmoid,
+            "tanh" => x.tanh(),
+            "silu" | "swish" => x * sigmoid,
+            "gelu" => x / 2.0 * (1.0 + erf(x / 2f64.sqrt())),
+            "hard_sigmoid" => (x + 3.0).clamp(0.0, 6.0) / 6.0,
+            "hard_swish" | "hard_silu" => x * (x + 3.0).clamp(0.0, 6.0) / 6.0,
+            _ => panic!("{name} has no definition here"),
+        }
+    }
+
+    #[test]
+    fn every_function_is_its_definition() {
+        for (name, _) in FUNCTIONS {
+            for c in CHANNELS {
+                let mut trial =
+                    Trial::new(op("activation", &[("function", text(name))]), &[Shape::new(1, [1, 5, 7], c)]);
+                trial.inputs[0].iter_mut().for_each(|x| *x *= 4.0);
+                let want: Vec<f64> = trial.input(0).iter().map(|&x| naive(name, x)).collect();
+                trial.check(&want);
+            }
+        }
+    }
+
+    #[test]
+    fn slopes_are_heeded_and_nan_stays() {
+        let leaky = op("activation", &[("function", text("leaky_relu")), ("slope", Value::Float(0.3))]);
+        let trial = Trial::new(leaky, &[Shape::vector(2, 9)]);
+        let want: Vec<f64> = trial.input(0).iter().map(|&x| x.max(0.0) + 0.3 * x.min(0.0)).collect();
+        trial.check(&want);
+        for (name, _) in FUNCTIONS {
+            let mut trial = Trial::new(op("activation", &[("function", text(name))]), &[Shape::vector(1, 20)]);
+            trial.inputs[0].fill(f32::NAN);
+            for isa in crate::simd::Isa::available() {
+                assert!(trial.run(isa, 1).iter().all(|y| y.is_nan()), "{name}");
+            }
+        }
+    }
+
+    #[test]
+    fn slices_are_activated_in_place() {
+        struct Slice<'a>(&'a mut [f32]);
+        impl crate::simd::Kernel for Slice<'_> {
+            type Output = ();
+            #[inline(always)]
+            fn run<S: Simd>(self, simd: S) {
+                Activation::Sigmoid.apply_slice(simd, self.0);
+            }
+        }
+        for isa in crate::simd::Isa::available() {
+            let mut values = vec![0.0; 37];
+            crate::simd::dispatch(isa, Slice(&mut values));
+            assert_eq!(values, vec![0.5; 37]);
+        }
+    }
+}

@@ -44,3 +44,36 @@ impl Op for Add {
         Self::alone().compile(context)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::trial::{CHANNELS, Trial, norm, op, text};
+    use super::*;
+
+    #[test]
+    fn sums_with_and_without_an_activation() {
+        for c in CHANNELS {
+            for dims in [[1, 1, 1], [1, 9, 13], [5, 20, 21]] {
+                let shape = Shape::new(2, dims, c);
+                let trial = Trial::new(op("add", &[]), &[shape, shape]);
+                let want: Vec<f64> = trial.input(0).iter().zip(trial.input(1)).map(|(a, b)| a + b).collect();
+                trial.check(&want);
+                let trial = trial.absorb(&*op("activation", &[("function", text("relu"))]), &[]);
+                trial.check(&want.iter().map(|y| y.max(0.0)).collect::<Vec<_>>());
+            }
+        }
+    }
+
+    #[test]
+    fn shapes_must_agree_and_nothing_wrong_is_absorbed() {
+        let add = op("add", &[]);
+        let shape = Shape::new(2, [1, 4, 4], 8);
+        assert!(add.signature(&[8, 9]).is_err());
+        assert!(add.signature(&[8]).is_err());
+        assert!(add.infer(&[shape, Shape { h: 5, ..shape }]).unwrap_err().contains("(2, 5, 4, 8)"));
+        assert!(add.absorb(&*add, 0).is_none());
+        assert!(add.absorb(&*norm(), 0).is_none());
+        let relu = op("activation", &[("function", text("relu"))]);
+        assert!(add.absorb(&*relu, 0).unwrap().absorb(&*relu, 0).is_none());
+    }
+}

@@ -80,3 +80,39 @@ impl Op for BatchNorm {
         Affine { epilogue: self.alone() }.compile(context)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::Value;
+    use super::super::trial::{CHANNELS, Trial, naive_norm, norm, op, text, try_op};
+    use super::*;
+
+    #[test]
+    fn alone_and_with_sum_and_activation() {
+        for c in CHANNELS.into_iter().chain([100, 256, 2048]) {
+            for dims in [[1, 1, 1], [1, 9, 13], [3, 7, 11]] {
+                let shape = Shape::new(2, dims, c);
+                let trial = Trial::new(norm(), &[shape]);
+                let mut want = naive_norm(&trial.input(0), &trial.parameters);
+                trial.check(&want);
+                let trial = trial.absorb(&*op("add", &[]), &[shape]);
+                want.iter_mut().zip(trial.input(1)).for_each(|(y, residual)| *y += residual);
+                trial.check(&want);
+                let trial = trial.absorb(&*op("activation", &[("function", text("relu"))]), &[]);
+                want.iter_mut().for_each(|y| *y = y.max(0.0));
+                trial.check(&want);
+            }
+        }
+    }
+
+    #[test]
+    fn attributes_out_of_range_are_refused() {
+        let with = |epsilon, momentum| {
+            try_op("batch_norm", &[("epsilon", Value::Float(epsilon)), ("momentum", Value::Float(momentum))])
+                .map(|_| ())
+        };
+        assert_eq!(with(0.0, 1.0), Ok(()));
+        assert!(with(-1e-3, 0.9).unwrap_err().contains("epsilon"));
+        assert!(with(1e-3, 1.5).unwrap_err().contains("momentum"));
+    }
+}

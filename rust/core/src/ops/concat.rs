@@ -93,3 +93,36 @@ impl Kernel for Columns<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::trial::{Trial, op};
+    use super::*;
+
+    #[test]
+    fn channels_follow_each_other() {
+        for widths in [vec![1, 1], vec![3, 17], vec![64, 32, 16], vec![5, 1, 33, 15]] {
+            for dims in [[1, 1, 1], [1, 6, 7], [4, 20, 9]] {
+                let shapes: Vec<Shape> = widths.iter().map(|&c| Shape::new(2, dims, c)).collect();
+                let trial = Trial::new(op("concat", &[]), &shapes);
+                let mut want = Vec::new();
+                for point in 0..2 * shapes[0].spatial() {
+                    for (number, &c) in widths.iter().enumerate() {
+                        want.extend(&trial.input(number)[point * c..(point + 1) * c]);
+                    }
+                }
+                assert_eq!(trial.output().len(), want.len());
+                trial.check(&want);
+            }
+        }
+    }
+
+    #[test]
+    fn shapes_must_agree() {
+        let concat = op("concat", &[]);
+        assert!(concat.signature(&[4]).is_err());
+        assert!(concat.signature(&[usize::MAX, 1]).is_err());
+        let shape = Shape::new(1, [1, 4, 4], 3);
+        assert!(concat.infer(&[shape, Shape { w: 5, ..shape }]).unwrap_err().contains("(1, 4, 5, 3)"));
+    }
+}

@@ -248,3 +248,70 @@ unsafe fn multiply<S: Simd, const ROWS: usize>(
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::Value;
+    use super::super::trial::{Trial, naive_norm, norm, op, text};
+    use super::*;
+
+    fn dense(units: usize, bias: bool) -> Box<dyn Op> {
+        op("dense", &[("units", Value::Int(units as i64)), ("bias", Value::Bool(bias))])
+    }
+
+    fn naive(trial: &Trial) -> Vec<f64> {
+        let (x, weight, c) = (trial.input(0), trial.parameter(0), trial.shapes[0].c);
+        let mut y = Vec::new();
+        for row in x.chunks(c) {
+            for (unit, weight) in weight.chunks(c).enumerate() {
+                let bias = trial.parameters.get(1).map_or(0.0, |bias| f64::from(bias[unit]));
+                y.push(row.iter().zip(weight).map(|(x, w)| x * w).sum::<f64>() + bias);
+            }
+        }
+        y
+    }
+
+    #[test]
+    fn products_of_all_sizes() {
+        for (c, units) in [(1, 1), (3, 5), (15, 16), (16, 4), (17, 33), (64, 10), (512, 1000), (2048, 6)] {
+            for n in [1, 2, 3, 7, 70] {
+                for bias in [false, true] {
+                    let trial = Trial::new(dense(units, bias), &[Shape::vector(n, c)]);
+                    trial.check(&naive(&trial));
+                }
+            }
+        }
+        let trial = Trial::new(dense(9, true), &[Shape::new(2, [3, 4, 5], 11)]);
+        trial.check(&naive(&trial));
+    }
+
+    #[test]
+    fn what_follows_is_absorbed() {
+        for (n, units) in [(1, 1), (3, 18), (5, 70)] {
+            let trial = Trial::new(dense(units, true), &[Shape::vector(n, 40)]);
+            let y = naive(&trial);
+            let trial = trial.absorb(&*norm(), &[]);
+            let mut want = naive_norm(&y, &trial.parameters[2..]);
+            trial.check(&want);
+            let trial = trial.absorb(&*op("add", &[]), &[Shape::vector(n, units)]);
+            want.iter_mut().zip(trial.input(1)).for_each(|(y, residual)| *y += residual);
+            trial.check(&want);
+            let trial = trial.absorb(&*op("activation", &[("function", text("sigmoid"))]), &[]);
+            want.iter_mut().for_each(|y| *y = 1.0 / (1.0 + (-*y).exp()));
+            trial.check(&want);
+        }
+    }
+
+    #[test]
+    fn a_row_does_not_depend_on_the_others() {
+        let all = Trial::new(dense(50, true), &[Shape::vector(9, 300)]);
+        for isa in Isa::available() {
+            let y = all.run(isa, 2);
+            for row in 0..9 {
+                let mut one = Trial::new(dense(50, true), &[Shape::vector(1, 300)]);
+                one.inputs[0].copy_from_slice(&all.inputs[0][row * 300..(row + 1) * 300]);
+                assert_eq!(one.run(isa, 1), y[row * 50..(row + 1) * 50]);
+            }
+        }
+    }
+}

@@ -75,3 +75,52 @@ impl Step for GlobalPoolStep {
         self.shape.len() as u64
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::trial::{CHANNELS, Trial, op};
+    use super::*;
+
+    fn naive(trial: &Trial, fold: impl Fn(f64, f64) -> f64, start: f64) -> Vec<f64> {
+        let shape = trial.shapes[0];
+        let mut y = vec![start; shape.n * shape.c];
+        for (i, x) in trial.input(0).into_iter().enumerate() {
+            let y = &mut y[i / shape.sample() * shape.c + i % shape.c];
+            *y = fold(*y, x);
+        }
+        y
+    }
+
+    #[test]
+    fn means_and_maxima() {
+        for c in CHANNELS {
+            for dims in [[1, 1, 1], [1, 7, 7], [3, 40, 41]] {
+                let shape = Shape::new(3, dims, c);
+                let trial = Trial::new(op("global_avg_pool", &[]), &[shape]);
+                let sum = naive(&trial, |a, b| a + b, 0.0);
+                trial.check(&sum.iter().map(|sum| sum / shape.spatial() as f64).collect::<Vec<_>>());
+                let trial = Trial::new(op("global_max_pool", &[]), &[shape]);
+                trial.check(&naive(&trial, f64::max, f64::NEG_INFINITY));
+            }
+        }
+    }
+
+    #[test]
+    fn a_large_map_with_an_offset_stays_exact() {
+        let shape = Shape::new(1, [1, 700, 701], 5);
+        let mut trial = Trial::new(op("global_avg_pool", &[]), &[shape]);
+        trial.inputs[0].iter_mut().for_each(|x| *x += 10.0);
+        let sum = naive(&trial, |a, b| a + b, 0.0);
+        trial.check(&sum.iter().map(|sum| sum / shape.spatial() as f64).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn nan_is_seen() {
+        let mut trial = Trial::new(op("global_max_pool", &[]), &[Shape::new(1, [1, 30, 30], 64)]);
+        trial.inputs[0][64 * 450 + 3] = f32::NAN;
+        for isa in crate::simd::Isa::available() {
+            let y = trial.run(isa, 2);
+            assert!(y.iter().enumerate().all(|(c, y)| y.is_nan() == (c == 3)));
+        }
+    }
+}

@@ -33,6 +33,8 @@ mod pool;
 mod rescale;
 mod softmax;
 mod squeeze_excite;
+#[cfg(test)]
+mod trial;
 mod upsample;
 
 pub use attributes::{Attributes, Value};

@@ -70,3 +70,27 @@ impl Step for PadChannelsStep {
         "copy".into()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::Value;
+    use super::super::trial::{CHANNELS, Trial, op};
+    use super::*;
+
+    #[test]
+    fn zeros_on_both_sides() {
+        for c in CHANNELS {
+            for (before, after) in [(0, 0), (8, 8), (0, 3), (17, 1)] {
+                let shape = Shape::new(2, [3, 5, 7], c);
+                let counts = [("before", Value::Int(before)), ("after", Value::Int(after))];
+                let trial = Trial::new(op("pad_channels", &counts), &[shape]);
+                let zeros = |count: i64| std::iter::repeat_n(0.0, count as usize);
+                let x = trial.input(0);
+                let row = |x: &[f64]| zeros(before).chain(x.to_vec()).chain(zeros(after)).collect::<Vec<_>>();
+                trial.check(&x.chunks(c).flat_map(row).collect::<Vec<_>>());
+            }
+        }
+        let huge = PadChannels { before: usize::MAX, after: 0 };
+        assert!(huge.signature(&[1]).is_err());
+    }
+}

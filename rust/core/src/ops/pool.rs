@@ -191,3 +191,131 @@ impl<F: Fold> Row<'_, F> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::trial::{CHANNELS, Trial, op, pairs, triple, try_op};
+    use super::super::{Op, Value};
+    use super::*;
+
+    /// The naive pool: `finish(values of the taps that see the input)`.
+    fn naive(x: &[f64], input: Shape, window: &Window, finish: impl Fn(&[f64]) -> f64) -> Vec<f64> {
+        let [od, oh, ow] = window.output(input.dims()).unwrap();
+        let mut y = Vec::new();
+        for at in 0..input.n * od * oh * ow * input.c {
+            let (c, rest) = (at % input.c, at / input.c);
+            let (out, n) = ([rest / ow / oh % od, rest / ow % oh, rest % ow], rest / ow / oh / od);
+            let mut seen = Vec::new();
+            for tap in 0..window.taps() {
+                let [_, kh, kw] = window.kernel;
+                let tap = [tap / kw / kh, tap / kw % kh, tap % kw];
+                let position = |axis: usize| window.position(axis, out[axis], tap[axis], input.dims()[axis]);
+                if let (Some(d), Some(h), Some(w)) = (position(0), position(1), position(2)) {
+                    seen.push(x[(((n * input.d + d) * input.h + h) * input.w + w) * input.c + c]);
+                }
+            }
+            y.push(finish(&seen));
+        }
+        y
+    }
+
+    fn max_pool(window: &Window) -> Box<dyn Op> {
+        let Window { kernel, stride, dilation, padding } = *window;
+        let sizes = [("kernel", triple(kernel)), ("stride", triple(stride)), ("dilation", triple(dilation))];
+        op("max_pool", &[sizes.as_slice(), &[("padding", pairs(padding))]].concat())
+    }
+
+    fn avg_pool(window: &Window, count_include_pad: bool) -> Box<dyn Op> {
+        let Window { kernel, stride, padding, .. } = *window;
+        let sizes = [("kernel", triple(kernel)), ("stride", triple(stride)), ("padding", pairs(padding))];
+        op("avg_pool", &[sizes.as_slice(), &[("count_include_pad", Value::Bool(count_include_pad))]].concat())
+    }
+
+    fn largest(seen: &[f64]) -> f64 {
+        seen.iter().copied().fold(f64::NEG_INFINITY, f64::max)
+    }
+
+    fn check(window: &Window, shape: Shape) {
+        let trial = Trial::new(max_pool(window), &[shape]);
+        let want = naive(&trial.input(0), shape, window, largest);
+        // Windows that see nothing have a test of their own.
+        if want.iter().all(|y| y.is_finite()) {
+            trial.check(&want);
+        }
+        if window.dilation == [1; 3] {
+            let mean = |seen: &[f64]| seen.iter().sum::<f64>() / seen.len() as f64;
+            let trial = Trial::new(avg_pool(window, false), &[shape]);
+            trial.check(&naive(&trial.input(0), shape, window, mean));
+            let mean = |seen: &[f64]| seen.iter().sum::<f64>() / window.taps() as f64;
+            let trial = Trial::new(avg_pool(window, true), &[shape]);
+            trial.check(&naive(&trial.input(0), shape, window, mean));
+        }
+    }
+
+    #[test]
+    fn windows_of_all_kinds() {
+        let windows = [
+            Window::new([1, 3, 3], [1, 2, 2], [1; 3], [[0; 2], [1; 2], [1; 2]]),
+            Window::new([1, 3, 3], [1, 1, 1], [1; 3], [[0; 2], [1; 2], [1; 2]]),
+            Window::new([1, 2, 2], [1, 2, 2], [1; 3], [[0; 2], [0, 1], [0, 1]]),
+            Window::new([1, 1, 1], [1, 2, 2], [1; 3], [[0; 2]; 3]),
+            Window::new([3, 3, 3], [2, 2, 2], [1; 3], [[1; 2]; 3]),
+            Window::new([2, 3, 4], [3, 1, 2], [1; 3], [[1, 0], [0, 2], [3, 1]]),
+            Window::new([2, 3, 2], [1, 2, 1], [2, 3, 5], [[1, 1], [6, 4], [2, 5]]),
+        ];
+        for window in windows.map(Result::unwrap) {
+            for c in CHANNELS {
+                check(&window, Shape::new(2, [5, 13, 12], c));
+            }
+            for dims in [[1, 1, 1], [1, 2, 1], [2, 1, 3]] {
+                if window.output(dims).is_ok() {
+                    check(&window, Shape::new(1, dims, 5));
+                }
+            }
+        }
+        let stem = Window::new([1, 3, 3], [1, 2, 2], [1; 3], [[0; 2], [1; 2], [1; 2]]).unwrap();
+        check(&stem, Shape::new(1, [1, 56, 57], 64));
+    }
+
+    #[test]
+    fn windows_that_see_only_padding_are_minus_infinity() {
+        let window = Window::new([1, 1, 2], [1; 3], [1, 1, 2], [[0; 2], [0; 2], [1; 2]]).unwrap();
+        let trial = Trial::new(max_pool(&window), &[Shape::new(1, [1, 1, 1], 20)]);
+        for isa in Isa::available() {
+            assert_eq!(trial.run(isa, 1), vec![f32::NEG_INFINITY; 20]);
+        }
+    }
+
+    #[test]
+    fn nan_and_infinities_are_seen() {
+        let window = Window::unit([1, 2, 3]).unwrap();
+        let shape = Shape::new(1, [1, 2, 3], 18);
+        for special in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            for place in 0..shape.len() {
+                let mut trial = Trial::new(max_pool(&window), &[shape]);
+                trial.inputs[0][place] = special;
+                let want = naive(&trial.input(0), shape, &window, largest);
+                for isa in Isa::available() {
+                    for (c, (y, want)) in trial.run(isa, 1).into_iter().zip(&want).enumerate() {
+                        let nan = special.is_nan() && c == place % shape.c;
+                        assert!(if nan { y.is_nan() } else { f64::from(y) == *want }, "{special} at {place}");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn padding_as_wide_as_the_window_and_absurd_sizes_are_refused() {
+        let max = |kernel, dilation, padding| {
+            let sizes = [("kernel", triple(kernel)), ("stride", triple([1; 3])), ("dilation", triple(dilation))];
+            try_op("max_pool", &[sizes.as_slice(), &[("padding", pairs(padding))]].concat()).map(|_| ())
+        };
+        assert!(max([1, 3, 3], [1; 3], [[0; 2], [2; 2], [2; 2]]).is_ok());
+        assert!(max([1, 3, 3], [1; 3], [[0; 2], [0, 3], [0; 2]]).unwrap_err().contains("height"));
+        assert!(max([1, 2, 2], [1, 3, 3], [[0; 2], [3; 2], [3; 2]]).is_ok());
+        assert!(max([1 << 20; 3], [1; 3], [[0; 2]; 3]).unwrap_err().contains("taps"));
+        let window = Window::unit([1, 3, 3]).unwrap();
+        assert!(max_pool(&window).infer(&[Shape::new(1, [1, 2, 5], 1)]).unwrap_err().contains("height"));
+    }
+}

@@ -36,3 +36,20 @@ impl Op for Rescale {
         Box::new(AffineStep::new(context.isa, &[self.scale], &[self.offset], false, Activation::Linear))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::Value;
+    use super::super::trial::{Trial, op};
+    use super::*;
+
+    #[test]
+    fn every_value_is_mapped() {
+        for length in [1, 15, 16, 300, 40_000] {
+            let rescale = op("rescale", &[("scale", Value::Float(0.25)), ("offset", Value::Int(-3))]);
+            let trial = Trial::new(rescale, &[Shape::vector(1, length)]);
+            let want: Vec<f64> = trial.input(0).iter().map(|x| 0.25 * x - 3.0).collect();
+            trial.check(&want);
+        }
+    }
+}

@@ -169,3 +169,42 @@ fn few<S: Simd>(simd: S, x: &[f32], y: &mut [f32], c: usize) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::trial::{CHANNELS, Trial, op};
+    use super::*;
+
+    fn naive(x: &[f64], c: usize) -> Vec<f64> {
+        let row = |x: &[f64]| {
+            let largest = x.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+            let sum: f64 = x.iter().map(|x| (x - largest).exp()).sum();
+            x.iter().map(|x| (x - largest).exp() / sum).collect::<Vec<_>>()
+        };
+        x.chunks(c).flat_map(row).collect()
+    }
+
+    #[test]
+    fn rows_of_all_sizes() {
+        for c in CHANNELS.into_iter().chain([2, 7, 8, 9, 1000]) {
+            for dims in [[1, 1, 1], [1, 5, 7], [5, 11, 13]] {
+                let mut trial = Trial::new(op("softmax", &[]), &[Shape::new(2, dims, c)]);
+                trial.inputs[0].iter_mut().for_each(|x| *x *= 3.0);
+                trial.check(&naive(&trial.input(0), c));
+            }
+        }
+    }
+
+    #[test]
+    fn large_and_excluded_values_are_no_trouble() {
+        for c in [2, 5, 16, 40] {
+            let mut trial = Trial::new(op("softmax", &[]), &[Shape::vector(3, c)]);
+            trial.inputs[0].iter_mut().for_each(|x| *x = 1000.0 - 100.0 * *x);
+            trial.inputs[0][1] = f32::NEG_INFINITY;
+            trial.check(&naive(&trial.input(0), c));
+            trial.inputs[0][0] = f32::NAN;
+            let y = trial.run(Isa::best(), 1);
+            assert!(y[..c].iter().all(|y| y.is_nan()) && y[c..].iter().all(|y| y.is_finite()));
+        }
+    }
+}

@@ -147,3 +147,54 @@ impl Step for SqueezeExciteStep {
         (2 * self.shape.len() + 4 * n * c * self.op.hidden) as u64
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::Value;
+    use super::super::trial::{Trial, naive_norm, norm, op, text, wide};
+    use super::*;
+
+    fn excite(hidden: usize) -> Box<dyn Op> {
+        let names = [("activation", text("relu")), ("gate", text("sigmoid"))];
+        op("squeeze_excite", &[names.as_slice(), &[("hidden", Value::Int(hidden as i64))]].concat())
+    }
+
+    /// One layer: `weight . x + bias`.
+    fn layer(x: &[f64], [weight, bias]: [&Vec<f32>; 2], f: impl Fn(f64) -> f64) -> Vec<f64> {
+        let dot = |weight: &[f64]| x.iter().zip(weight).map(|(x, w)| x * w).sum::<f64>();
+        wide(weight).chunks(x.len()).zip(wide(bias)).map(|(weight, bias)| f(dot(weight) + bias)).collect()
+    }
+
+    fn naive(trial: &Trial) -> Vec<f64> {
+        let Shape { c, .. } = trial.shapes[0];
+        let [w1, b1, w2, b2] = [0, 1, 2, 3].map(|i| &trial.parameters[i]);
+        let mut y = Vec::new();
+        for sample in trial.input(0).chunks(trial.shapes[0].sample()) {
+            let mut mean = vec![0.0; c];
+            sample.iter().enumerate().for_each(|(i, x)| mean[i % c] += x / (sample.len() / c) as f64);
+            let hidden = layer(&mean, [w1, b1], |x| x.max(0.0));
+            let gate = layer(&hidden, [w2, b2], |x| 1.0 / (1.0 + (-x).exp()));
+            y.extend(sample.iter().enumerate().map(|(i, x)| x * gate[i % c]));
+        }
+        y
+    }
+
+    #[test]
+    fn alone_and_with_what_follows() {
+        for (c, hidden) in [(1, 1), (3, 1), (15, 2), (16, 1), (17, 3), (64, 4), (256, 16), (300, 30)] {
+            for dims in [[1, 1, 1], [1, 14, 15], [3, 9, 20]] {
+                let shape = Shape::new(3, dims, c);
+                let trial = Trial::new(excite(hidden), &[shape]);
+                let y = naive(&trial);
+                trial.check(&y);
+                let trial = trial.absorb(&*norm(), &[]);
+                let mut want = naive_norm(&y, &trial.parameters[4..]);
+                trial.check(&want);
+                let trial = trial.absorb(&*op("add", &[]), &[shape]);
+                want.iter_mut().zip(trial.input(1)).for_each(|(y, residual)| *y += residual);
+                let trial = trial.absorb(&*op("activation", &[("function", text("relu"))]), &[]);
+                trial.check(&want.iter().map(|y| y.max(0.0)).collect::<Vec<_>>());
+            }
+        }
+    }
+}

@@ -228,3 +228,67 @@ impl Kernel for Stretch<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::trial::{CHANNELS, Trial, op, text, triple};
+    use super::*;
+
+    /// Weights of the input cells for every output cell of an axis, by the definition.
+    fn naive_axis(scale: usize, size: usize, mode: &str) -> Vec<Vec<f64>> {
+        let weights = |o: usize| {
+            let mut weights = vec![0.0; size];
+            if mode == "nearest" {
+                weights[o / scale] = 1.0;
+            } else {
+                let centre = ((o as f64 + 0.5) / scale as f64 - 0.5).clamp(0.0, (size - 1) as f64);
+                let first = centre.floor() as usize;
+                weights[first] += 1.0 - centre.fract();
+                weights[(first + 1).min(size - 1)] += centre.fract();
+            }
+            weights
+        };
+        (0..size * scale).map(weights).collect()
+    }
+
+    fn naive(x: &[f64], input: Shape, scale: Dims3, mode: &str) -> Vec<f64> {
+        let [d, h, w] = [0, 1, 2].map(|axis| naive_axis(scale[axis], input.dims()[axis], mode));
+        let mut y = Vec::new();
+        for sample in x.chunks(input.sample()) {
+            for weights in
+                d.iter().flat_map(|d| h.iter().flat_map(|h| w.iter().map(|w| [d.clone(), h.clone(), w.clone()])))
+            {
+                let start = y.len();
+                y.resize(start + input.c, 0.0);
+                for (point, x) in sample.chunks(input.c).enumerate() {
+                    let at = [point / input.w / input.h, point / input.w % input.h, point % input.w];
+                    let weight: f64 = (0..3).map(|axis| weights[axis][at[axis]]).product();
+                    y[start..].iter_mut().zip(x).for_each(|(y, x)| *y += weight * x);
+                }
+            }
+        }
+        y
+    }
+
+    #[test]
+    fn all_scales_and_modes() {
+        for mode in ["nearest", "linear"] {
+            for scale in [[1, 2, 2], [2, 2, 2], [1, 1, 1], [3, 1, 4], [1, 5, 3]] {
+                let upsample = || op("upsample", &[("scale", triple(scale)), ("mode", text(mode))]);
+                for dims in [[1, 1, 1], [1, 3, 5], [3, 4, 2]] {
+                    for c in CHANNELS {
+                        let shape = Shape::new(2, dims, c);
+                        let trial = Trial::new(upsample(), &[shape]);
+                        trial.check(&naive(&trial.input(0), shape, scale, mode));
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn overflow_is_an_error() {
+        let upsample = op("upsample", &[("scale", triple([1, 1 << 20, 1])), ("mode", text("nearest"))]);
+        assert!(upsample.infer(&[Shape::new(1, [1, 1 << 50, 1], 1)]).is_err());
+    }
+}
