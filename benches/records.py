@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import platform
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -57,12 +58,14 @@ def title(result: dict[str, Any]) -> str:
 
 
 def show(result: dict[str, Any]) -> None:
-    """Print the table of one network, by rich where it is installed."""
+    """Print the table of one network: by rich on a terminal, else as Markdown."""
     try:
         from rich.console import Console
         from rich.table import Table
     except ImportError:
-        print(markdown_table(result))
+        Console = None  # type: ignore[assignment, misc]
+    if Console is None or not sys.stdout.isatty():
+        print(markdown_table(result), flush=True)
         return
     table = Table(title=title(result), title_justify="left")
     for index, column in enumerate(COLUMNS):
