@@ -26,7 +26,10 @@ CHANNELS = st.sampled_from([1, 2, 3, 4, 5, 7, 8, 15, 16, 17, 24, 31, 32, 33, 48,
 
 pytestmark = pytest.mark.parametrize("isa", _core.available_isas())
 property_based = settings(
-    max_examples=60, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
+    max_examples=120,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
 
 
@@ -41,7 +44,9 @@ def forced(isa: str, threads: int) -> Iterator[None]:
         _core.set_num_threads(None)
 
 
-def check(isa: str, want: NDArray[np.float64], operator: Callable[..., NDArray[np.float32]], *arguments: Any, **options: Any) -> None:
+def check(
+    isa: str, want: NDArray[np.float64], operator: Callable[..., NDArray[np.float32]], *arguments: Any, **options: Any
+) -> None:
     """`operator` on 1, 2 and 3 threads gives the same bits, and what float64 gives."""
     results = []
     for threads in (1, 2, 3):
@@ -96,7 +101,9 @@ def test_conv(isa: str, data: st.DataObject) -> None:
     draw = data.draw
     window = draw(windows())
     groups = draw(st.sampled_from([1, 1, 1, 2, 3, 4, 8, 32]))
-    c_per_group, k_per_group = (draw(st.sampled_from([1, 2, 3, 4, 5, 8, 16, 17, 33] if groups < 8 else [1, 4, 8])) for _ in "ck")
+    c_per_group, k_per_group = (
+        draw(st.sampled_from([1, 2, 3, 4, 5, 8, 16, 17, 33] if groups < 8 else [1, 4, 8])) for _ in "ck"
+    )
     n = draw(st.integers(1, 3))
     x = noise(draw, n, *window["dims"], groups * c_per_group)
     w = noise(draw, groups * k_per_group, c_per_group, *window["kernel"])
