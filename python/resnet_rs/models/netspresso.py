@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from resnet_rs.checks import check_bool, check_choice, check_size
@@ -237,7 +238,7 @@ def _read_yaml(path: str | os.PathLike[str]) -> object:
         import yaml
     except ImportError as error:
         raise ImportError('reading YAML needs PyYAML: pip install "resnet-rs[yaml]"') from error
-    with open(path, encoding="utf-8") as file:
+    with Path(path).open(encoding="utf-8") as file:
         try:
             # Plain values only: nothing that a file says is run.
             return yaml.safe_load(file)

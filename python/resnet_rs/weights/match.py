@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from resnet_rs.errors import ArgumentError, DTypeError, WeightsError, suggest
+from resnet_rs.weights import lucid_names, netspresso_names
 from resnet_rs.weights.keras_names import torch_layout, torch_names
 from resnet_rs.weights.names import HEADS, IGNORED, canonical, common_prefix, head, stripped
 from resnet_rs.weights.report import Mismatch, Report
@@ -19,12 +20,13 @@ if TYPE_CHECKING:
 
 __all__ = ["match"]
 
-NAMINGS = ("auto", "torchvision", "timm", "keras", "native")
+NAMINGS = ("auto", "torchvision", "timm", "keras", "lucid", "netspresso", "native")
+
+# Schemes that are torchvision's but for the names: file name -> torchvision's, empty where the scheme is another.
+RENAMED = {"lucid": lucid_names.torch_names, "netspresso": netspresso_names.torch_names}
 
 # Names of families that are not read (yet), by a piece that only they have.
 FOREIGN = [
-    (r"\.block\.conv\.|^stages\.", "netspresso-trainer"),
-    (r"^stem\.\d", "lucid"),
     (r"embedder\.embedder", "the transformers library"),
     (r"backbone\.body\.", "a torchvision detector"),
     (r"cls_token|\.attn\.", "a vision transformer"),
@@ -64,7 +66,8 @@ def match(
         naming: the scheme of the names in `tensors`. "auto" takes the one by which most names fit. "torchvision" and
             "timm" are read alike: prefixes such as `module.` or `model.backbone.` are stripped, `linear.*` is `fc.*`,
             `se_module` is `se`, a d-variant's `downsample.1` is `downsample.0`. "keras": paths such as
-            `stack0_block0_1_conv/kernel` with kernels in Keras's layout. "native": our names, nothing else.
+            `stack0_block0_1_conv/kernel` with kernels in Keras's layout. "lucid", "netspresso": see the tables in
+            `lucid_names` and `netspresso_names`. "native": our names, nothing else.
         strict: raise unless every tensor of both sides fits.
 
     Returns:
@@ -133,11 +136,14 @@ def translate(arrays: Mapping[str, NDArray[Any]], ours: Mapping[str, str], namin
         return Translation("native", "", {spelling: arrays[name] for spelling, name in source.items()}, source, [])
     if naming == "keras":
         return from_keras(arrays)
+    renamed = [from_renamed(scheme, arrays, ours) for scheme in RENAMED if naming in (scheme, "auto")]
+    if naming in RENAMED:
+        return renamed[0]
     family = from_torch_family(arrays, ours)
     if naming != "auto":
         family.naming = naming
         return family
-    return max(family, from_keras(arrays), key=lambda translation: translation.hits(ours))
+    return max(family, from_keras(arrays), *renamed, key=lambda translation: translation.hits(ours))
 
 
 def from_keras(arrays: Mapping[str, NDArray[Any]]) -> Translation:
@@ -146,6 +152,19 @@ def from_keras(arrays: Mapping[str, NDArray[Any]]) -> Translation:
     result = Translation("keras", "", {}, {}, [name for name in arrays if name not in names])
     for name, spelling in names.items():
         add(result, spelling, name, torch_layout(name, arrays[name]))
+    return result
+
+
+def from_renamed(scheme: str, arrays: Mapping[str, NDArray[Any]], ours: Mapping[str, str]) -> Translation:
+    """Translate a scheme of `RENAMED`."""
+    files: dict[str, str] = {}
+    for name, spelling in RENAMED[scheme](arrays).items():
+        files.setdefault(spelling, name)
+    result = from_torch_family({spelling: arrays[name] for spelling, name in files.items()}, ours)
+    result.naming = scheme
+    result.source = {spelling: files[name] for spelling, name in result.source.items()}
+    used = set(result.source.values())
+    result.unexpected = [name for name in arrays if name not in used]
     return result
 
 
