@@ -17,12 +17,12 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from resnet_rs.images import load_image
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
 import resnet_rs as rr
+from resnet_rs.images import load_image
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 
