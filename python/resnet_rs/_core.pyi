@@ -1,17 +1,29 @@
 """The Rust engine. Activations are float32 arrays (n, d, h, w, c); 2D networks have d = 1."""
 
 from collections.abc import Sequence
-from typing import Any, TypedDict, final
+from typing import Any, TypeAlias, TypedDict, final, type_check_only
 
 import numpy as np
 from numpy.typing import NDArray
 
-Shape = tuple[int, int, int, int, int]
+__all__ = [
+    "Network",
+    "available_isas",
+    "available_threads",
+    "get_isa",
+    "get_num_threads",
+    "read_safetensors_header",
+    "set_isa",
+    "set_num_threads",
+]
 
-class Step(TypedDict):
+_Shape: TypeAlias = tuple[int, int, int, int, int]
+
+@type_check_only
+class _Step(TypedDict):
     name: str
     algorithm: str
-    output_shape: Shape
+    output_shape: _Shape
     flops: int
     milliseconds: float
 
@@ -22,7 +34,7 @@ class Network:
     def __new__(cls, nodes: Sequence[tuple[str, str, Sequence[int], dict[str, Any]]]) -> Network: ...
     def parameters(self) -> list[tuple[str, list[int], bool, str]]:
         """Name, shape, whether it is trained, and how it starts ("kernel", "ones", "zeros"), of every parameter."""
-    def infer(self, input_shape: Shape) -> list[Shape]:
+    def infer(self, input_shape: _Shape) -> list[_Shape]:
         """The output shape of every node for an input of this shape."""
     def get(self, name: str) -> NDArray[np.float32]:
         """A copy of a parameter."""
@@ -30,9 +42,9 @@ class Network:
         """Sets a parameter."""
     def run(self, inputs: Sequence[NDArray[np.float32]], outputs: Sequence[int]) -> list[NDArray[np.float32]]:
         """The values of the nodes `outputs`."""
-    def profile(self, inputs: Sequence[NDArray[np.float32]], outputs: Sequence[int], repeats: int) -> list[Step]:
+    def profile(self, inputs: Sequence[NDArray[np.float32]], outputs: Sequence[int], repeats: int) -> list[_Step]:
         """Per step: name, algorithm, output shape, FLOPs and milliseconds (the least of `repeats` runs)."""
-    def activation_bytes(self, input_shape: Shape, outputs: Sequence[int]) -> int:
+    def activation_bytes(self, input_shape: _Shape, outputs: Sequence[int]) -> int:
         """Bytes of activations that a run on this input needs at its widest."""
 
 def set_num_threads(threads: int | None) -> None:
