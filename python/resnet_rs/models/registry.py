@@ -86,7 +86,7 @@ def list_models(family: str | None = None, pattern: str | None = None) -> Catalo
 
     >>> "seresnext50" in list_models(family="senet")
     True
-    >>> list(list_models(pattern="resnet5?"))
+    >>> sorted(list_models(pattern="resnet5?"))
     ['resnet50', 'resnet56']
     """
     families = sorted({entry.family for entry in _ENTRIES.values()})
