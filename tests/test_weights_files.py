@@ -88,6 +88,15 @@ def test_unknown_key(saved: Any) -> None:
     check(saved({"epoch": 3, "my_net": tensors()}))
 
 
+def test_numbers_beside_the_weights(saved: Any) -> None:
+    check(saved({"epoch": np.int64(3), "step": tensor(np.array(3)), "model": {"name": "resnet"}, "my_net": tensors()}))
+
+
+def test_only_vectors_and_numbers(saved: Any) -> None:
+    arrays = saved({"scale": tensor(np.array(2.0)), "bias": tensor(np.ones(1))})
+    assert {name: array.shape for name, array in arrays.items()} == {"scale": (), "bias": (1,)}
+
+
 def test_lightning(saved: Any) -> None:
     parameters = Call(Global("pytorch_lightning.utilities.parsing", "AttributeDict"), ())
     namespace = Call(Global("argparse", "Namespace"), (), {"lr": 0.1})
@@ -321,8 +330,9 @@ def test_no_file(tmp_path: Path) -> None:
         weights.read(tmp_path / "absent.pth")
     with pytest.raises(FileFormatError, match="directory"):
         weights.read(tmp_path)
-    with pytest.raises(ArgumentError, match="path"):
-        weights.read(3)  # type: ignore[arg-type]
+    for path in (3, b"weights.pth", None, "a\0b"):
+        with pytest.raises(ArgumentError, match="path"):
+            weights.read(path)  # type: ignore[arg-type]
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no FIFOs here")

@@ -394,6 +394,16 @@ def test_archives_that_lie(tmp_path: Path) -> None:
     refused(path, twice.getvalue(), "twice")
 
 
+def test_dictionaries_that_contain_themselves(tmp_path: Path) -> None:
+    maze: dict[str, Any] = {}
+    for key in ("state_dict", "model", "net", "x"):
+        maze[key] = maze
+    refused(tmp_path / "a.pth", zip_bytes(maze), "with 0 of them")
+    maze["y"] = {"a": tensor(ARRAY), "model": maze}
+    (tmp_path / "a.pth").write_bytes(zip_bytes(maze))
+    assert weights.read(tmp_path / "a.pth").keys() == {"a"}
+
+
 @pytest.mark.parametrize(
     ("offset", "shape", "strides"),
     [

@@ -238,6 +238,13 @@ def test_keras_automatic_names() -> None:
     check(theirs, NET)
 
 
+def test_keras_vd() -> None:
+    """Keras does not count the shortcut's pool, our own names do."""
+    ours = renamed(filled(network(deep=True)), ("downsample.1", "downsample.2"), ("downsample.0", "downsample.1"))
+    theirs = keras(filled(network(deep=True)), deep=True)
+    check(theirs, ours)
+
+
 def test_keras_pre_activation() -> None:
     ours = filled(network() | norm("norm", 12))
     theirs = keras(ours, shift=True)
@@ -341,7 +348,6 @@ def test_other_depth_is_said() -> None:
 @pytest.mark.parametrize(
     ("name", "who"),
     [
-        ("stages.0.0.conv1.block.conv.weight", "netspresso"),
         ("resnet.embedder.embedder.convolution.weight", "transformers"),
         ("features.denseblock1.denselayer1.norm1.weight", "DenseNet"),
         ("blocks.0.attn.qkv.weight", "vision transformer"),
@@ -361,6 +367,27 @@ def test_nothing_given() -> None:
     with pytest.raises(WeightsError, match="no name fits"):
         weights.match({}, network(), strict=False)
     assert weights.match({}, {})[1].complete
+
+
+NAMES = st.lists(
+    st.sampled_from([*network(), "module", "se", "fc", "0", ".", "..", "/", ":0", "kernel", "é"]), max_size=3
+)
+
+
+@given(st.dictionaries(NAMES.map(".".join) | st.text(), st.tuples(st.integers(0, 2), st.integers(1, 8)), max_size=6))
+def test_any_names(shapes: Any) -> None:
+    """Whatever they are: a report that accounts for every tensor."""
+    tensors = {name: np.zeros(shape) for name, shape in shapes.items()}
+    report: object = None
+    try:
+        _, report = weights.match(tensors, network(), strict=False)
+    except WeightsError as error:
+        report = error.report
+    assert isinstance(report, weights.Report)
+    counters = sum(name.endswith("num_batches_tracked") for name in tensors)
+    assert report.loaded + len(report.unexpected) + len(report.mismatched) + counters == len(tensors)
+    assert report.loaded + len(report.missing) + len(report.mismatched) == len(network())
+    assert str(report)
 
 
 def test_report_is_short() -> None:

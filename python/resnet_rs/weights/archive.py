@@ -7,14 +7,16 @@ import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
-from numpy.typing import NDArray
 
 from resnet_rs.errors import FileFormatError
 from resnet_rs.weights.elements import ELEMENTS, decode, possible
 from resnet_rs.weights.source import Source, quoted
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 __all__ = ["Archive", "read_npz"]
 

@@ -155,7 +155,7 @@ def replace_file(path: str | os.PathLike[str], parts: list[bytes | NDArray[Any]]
     """Write `parts` to a new file in the folder of `path`, then move it there in one step."""
     # A symbolic link stays one: what it points to is replaced.
     target = Path(path).resolve()
-    temporary = target.with_name(f".{target.name[:80]}.{os.getpid()}.{os.urandom(4).hex()}.tmp")
+    temporary = target.with_name(f".{os.getpid()}.{os.urandom(6).hex()}.tmp")
     try:
         with temporary.open("xb") as file:
             for part in parts:

@@ -46,6 +46,8 @@ class Source:
         if not isinstance(path, (str, os.PathLike)):
             raise ArgumentError(f"path: expected str or os.PathLike, got {type(path).__name__}")
         self.path = os.fspath(path)
+        if "\0" in self.path:
+            raise ArgumentError(f"path: expected the name of a file, got {quoted(self.path)}")
         # Opening a FIFO would wait for a writer for ever.
         mode = Path(path).stat().st_mode
         if not stat.S_ISREG(mode):

@@ -11,10 +11,9 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 
 from resnet_rs.errors import ArgumentError, suggest
 from resnet_rs.weights.archive import Archive, shaped
@@ -23,6 +22,9 @@ from resnet_rs.weights.pickle_machine import Machine
 from resnet_rs.weights.source import Source, quoted
 from resnet_rs.weights.torch_objects import KNOWN, NUMPY_CODES, PickledArray, Storage, Tensor, storage_of
 
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
 __all__ = ["read_pickle", "read_zip"]
 
 MAGIC = 0x1950A86A20F9469CFC6C
@@ -30,8 +32,11 @@ MAGIC = 0x1950A86A20F9469CFC6C
 # Where checkpoints keep the weights, by how often it is the right place.
 STATE_KEYS = ("state_dict", "model_state_dict", "model_state", "model", "net", "network", "weights", "params", "module")
 
+# Dictionaries to look at before giving up; checkpoints nest two or three.
+MAZE = 200
+
 # The bytes of a storage; reads them from the file.
-Loader = Callable[[Storage], NDArray[np.uint8]]
+Loader: TypeAlias = "Callable[[Storage], NDArray[np.uint8]]"
 
 
 def read_zip(source: Source, archive: Archive, key: str | None) -> dict[str, NDArray[Any]]:
@@ -119,31 +124,40 @@ def find_state(source: Source, value: object, key: str | None) -> dict[str, Tens
             names = ", ".join(quoted(name) for name in choices[:12]) or "none"
             raise ArgumentError(f"key: {key!r} is not in {source.path}, which has {names}{suggest(key, choices)}")
         value = value[key]
-    for _ in range(4):
-        if not isinstance(value, dict):
-            raise source.bad("a dictionary of tensors", quoted(value))
-        inner = next((value[name] for name in STATE_KEYS if isinstance(value.get(name), dict)), None)
-        if inner is None:
-            break
-        value = inner
-    state = tensors_of(value)
-    if state:
+    if not isinstance(value, dict):
+        raise source.bad("a dictionary of tensors", quoted(value))
+    seen: set[int] = set()
+    if state := search(value, seen):
         return state
-    states = [found for found in map(tensors_of, value.values()) if found] if isinstance(value, dict) else []
+    states = [found for found in (search(inner, seen) for inner in value.values()) if found]
+    if not states and (numbers := tensors_of(value)):
+        return numbers
     if len(states) != 1:
-        names = ", ".join(quoted(name) for name in list(value)[:12]) if isinstance(value, dict) else ""
+        names = ", ".join(quoted(name) for name in list(value)[:12])
         advice = "; name one by weights.read(path, key=...)" if states else ""
         raise source.bad("a dictionary of tensors", f"one with {len(states)} of them under the keys [{names}]{advice}")
     return states[0]
 
 
-def tensors_of(value: object) -> dict[str, Tensor | PickledArray]:
-    """Return the named tensors directly in `value`; other entries (counters, settings) are left out."""
-    if not isinstance(value, dict):
-        return {}
-    return {
-        name: item for name, item in value.items() if isinstance(name, str) and isinstance(item, (Tensor, PickledArray))
-    }
+def search(value: object, seen: set[int]) -> dict[str, Tensor | PickledArray] | None:
+    """Return the named tensors at a usual key of `value` or directly in it; None when there are only single numbers.
+
+    `seen` holds the dictionaries already looked at: one that contains itself must not be a maze.
+    """
+    if not isinstance(value, dict) or id(value) in seen or len(seen) > MAZE:
+        return None
+    seen.add(id(value))
+    for name in STATE_KEYS:
+        if found := search(value.get(name), seen):
+            return found
+    tensors = tensors_of(value)
+    return tensors if any(item.shape for item in tensors.values()) else None
+
+
+def tensors_of(value: dict[object, object]) -> dict[str, Tensor | PickledArray]:
+    """Return the named tensors directly in `value`; other entries (settings, dates) are left out."""
+    kinds = (Tensor, PickledArray)
+    return {name: item for name, item in value.items() if isinstance(name, str) and isinstance(item, kinds)}
 
 
 class Arrays:
