@@ -61,7 +61,11 @@ def test_cifar_counts(depth: int, trainable: int) -> None:
 def test_seed_backbone() -> None:
     """ResNeXt-101 64x4d in 3D, as the first seed document builds it."""
     backbone = rr.models.ResNetBackbone(
-        input_shape=(96, 96, 96, 4), num_blocks=[3, 4, 23, 3], block_type="bottleneck_block", groups=64, width_per_group=4
+        input_shape=(96, 96, 96, 4),
+        num_blocks=[3, 4, 23, 3],
+        block_type="bottleneck_block",
+        groups=64,
+        width_per_group=4,
     )
     assert backbone.count_params() == 92_359_680
     assert backbone.trainable_params == 92_158_849 - 2_049
@@ -73,9 +77,7 @@ def test_seed_backbone() -> None:
 )
 def test_pyramid(name: str, channels: tuple[int, ...]) -> None:
     model = getattr(rr.models, name)(input_shape=(96, 96, 96, 4), num_classes=3, classifier_activation=None)
-    expected = {
-        f"P{level}": (None, *(3 * (96 >> level,))[:3], c) for level, c in enumerate(channels, 1)
-    }
+    expected = {f"P{level}": (None, *(3 * (96 >> level,))[:3], c) for level, c in enumerate(channels, 1)}
     assert {level: tensor.shape for level, tensor in model.pyramid_outputs.items()} == expected
     assert repr(model.pyramid_outputs["P1"]) == "<shape=(None, 48, 48, 48, 64)>"
 

@@ -13,22 +13,27 @@ from operator import index
 
 from .errors import ArgumentError, suggest
 
-__all__ = ["check_bool", "check_choice", "check_fraction", "check_number", "check_size", "check_sizes"]
+__all__ = ["check_bool", "check_choice", "check_fraction", "check_int", "check_number", "check_size", "check_sizes"]
 
 
-def check_size(argument: str, value: object) -> int:
-    """Return `value` as an int if it is one (of NumPy, too) from 1 to 2**31 - 1.
+def check_int(argument: str, value: object, minimum: int, maximum: int) -> int:
+    """Return `value` as an int if it is one (of NumPy, too) within these limits.
 
     Raises:
         ArgumentError: it is not; the message names `argument`, here and in the other checks.
     """
     try:
-        number = 0 if isinstance(value, bool) else index(value)  # type: ignore[arg-type]
+        number = minimum - 1 if isinstance(value, bool) else index(value)  # type: ignore[arg-type]
     except TypeError:
-        number = 0
-    if not 1 <= number < 2**31:
-        raise ArgumentError(f"{argument}: expected an int from 1 to 2147483647, got {value!r}")
+        number = minimum - 1
+    if not minimum <= number <= maximum:
+        raise ArgumentError(f"{argument}: expected an int from {minimum} to {maximum}, got {value!r}")
     return number
+
+
+def check_size(argument: str, value: object) -> int:
+    """Return a number of things (channels, blocks, cells of a window) as an int; the engine takes up to 2**24."""
+    return check_int(argument, value, 1, 2**24)
 
 
 def check_bool(argument: str, value: object) -> bool:

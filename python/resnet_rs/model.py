@@ -10,7 +10,7 @@ import numpy as np
 
 from . import _core
 from .arrays import DataFormat, as_float32, checked_input, checked_shape
-from .checks import check_size
+from .checks import check_int, check_size
 from .errors import ArgumentError, ShapeError, UnknownNameError, WeightsError, suggest
 from .runtime import require_memory
 
@@ -86,7 +86,7 @@ class Model:
         self._format = DataFormat(data_format, graph.rank)
         self._sample = self._format.to_last(checked_shape("input_shape", input_shape, data_format)[0])
         self._config = dict(config)
-        self._seed = seed
+        self._seed = check_int("seed", seed, 0, 2**64 - 1)
         self._network = _core.Network(graph.spec())
         self._parameters = {
             name: (self._user_shape(shape), trainable, start)
@@ -237,7 +237,7 @@ class Model:
         return self._format.to_last_view(checked_input(x, expected, self._format, f"input of {self.name}"))
 
     def _compute(self, x: ArrayLike, labels: list[str], batch_size: int, verbose: int) -> list[NDArray[np.float32]]:
-        batch_size = check_size("batch_size", batch_size)
+        batch_size = check_int("batch_size", batch_size, 1, 2**63 - 1)
         array = self._input(x)
         count = len(array)
         nodes = [self.graph.outputs[label] for label in labels]
