@@ -25,7 +25,7 @@ if TYPE_CHECKING:
         UnknownNameError,
         WeightsError,
     )
-    from .models import Model, Sequential, create_model, from_config, list_models, load, save
+    from .models import Model, Sequential, create_model, from_config, from_weights, list_models, load, save
     from .runtime import cpu_info, get_num_threads, num_threads, set_num_threads, show_versions
 
     __version__: str
@@ -48,6 +48,7 @@ __all__ = [
     "create_model",
     "errors",
     "from_config",
+    "from_weights",
     "functional",
     "get_num_threads",
     "graph",
@@ -78,7 +79,7 @@ _SOURCES = {
         "WeightsError",
     ),
     # Model comes by way of the models, which it must be able to name.
-    "models": ("Model", "Sequential", "create_model", "from_config", "list_models", "load", "save"),
+    "models": ("Model", "Sequential", "create_model", "from_config", "from_weights", "list_models", "load", "save"),
     "runtime": ("cpu_info", "get_num_threads", "num_threads", "set_num_threads", "show_versions"),
 }
 _ORIGIN = {name: module for module, names in _SOURCES.items() for name in names}

@@ -37,6 +37,7 @@ from .lucid import (
     wide_resnet_101,
 )
 from .netspresso import from_config
+from .pretrained import from_weights
 from .registry import create_model, list_models, register
 from .resnet import (
     ResNet18,
@@ -108,6 +109,7 @@ __all__ = [
     "Sequential",
     "create_model",
     "from_config",
+    "from_weights",
     "list_models",
     "load",
     "register",

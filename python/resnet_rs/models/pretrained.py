@@ -1,0 +1,153 @@
+"""`from_weights`: the network that weights belong to, built from the weights alone."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from resnet_rs import weights
+from resnet_rs.arrays import checked_shape
+from resnet_rs.config import ResNetConfig
+from resnet_rs.errors import ArgumentError, WeightsError
+from resnet_rs.model import Model
+from resnet_rs.weights.adapt import adapt_tensors
+from resnet_rs.weights.names import canonical
+from resnet_rs.weights.recognise import Recognised, recognise
+
+from .resnet import ResNetClassifier
+from .saving import load
+from .structure import Structure, infer
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike, NDArray
+
+__all__ = ["from_weights"]
+
+
+def from_weights(
+    src: str | os.PathLike[str] | Mapping[str, ArrayLike],
+    *,
+    input_shape: Sequence[int | None] | None = None,
+    data_format: str | None = None,
+    **overrides: Any,
+) -> Model:
+    """Build a network from weights alone, by their names and shapes, and load them. The outputs are logits.
+
+    Args:
+        src: a weight file of any kind that `load_weights` reads, or a mapping of names to arrays: torchvision, timm,
+            segmentation_models_pytorch, MONAI, Keras (medicai), lucid, netspresso, or a file of `rr.save`.
+        input_shape: without the batch axis; default any size. Other channels than the weights' adapt the stem; four
+            entries make a 3D network of 2D weights, whose kernels are inflated.
+        data_format: of the arrays that go in and come out; default is that of the library whose names these are:
+            "channels_last" for Keras and files of this package, else "channels_first".
+        **overrides: what shapes cannot tell, as fields of `ResNetConfig` (`stride_in="1x1"`, `stem_stride=1`,
+            `replace_stride_with_dilation=[False, True, True]`, `se_position`, `num_strides`, `shortcut` ...), and
+            arguments of the model (`classifier_activation="softmax"`, `num_classes`, `include_top`, `name` ...). Other
+            `num_classes` than the weights' begin with a new classifier.
+
+    Returns:
+        The model, a `ResNetClassifier`; `summary()` shows what was inferred.
+
+    Raises:
+        WeightsError: the weights are of no network that can be built, or do not fit the overrides.
+        ArgumentError, UnknownArgumentError: an override is not allowed.
+        FileFormatError: the file is corrupt, truncated, hostile or unknown.
+        OSError: the file cannot be read.
+
+    >>> import resnet_rs as rr
+    >>> trained = rr.models.ResNet18(input_shape=(32, 32, 3), num_classes=7)
+    >>> model = from_weights(trained.state_dict())
+    >>> model.input_shape, model.output_shape
+    ((None, 3, None, None), (None, 7))
+    """
+    naming, metadata = "", {}
+    if isinstance(src, Mapping):
+        tensors: Mapping[str, ArrayLike] = src
+    else:
+        metadata = weights.read_metadata(src) if Path(src).suffix == ".safetensors" else {}
+        naming = "native" if metadata.get("format") == "resnet_rs" else ""
+        if "config" in metadata:
+            return _saved(src, metadata, {**overrides, "input_shape": input_shape, "data_format": data_format})
+        tensors = weights.read(src)
+    found = recognise(tensors)
+    naming = naming or found.naming
+    structure = infer({name: array.shape for name, array in found.tensors.items()}, naming, found.pooled)
+    if data_format is None:
+        data_format = "channels_last" if naming in ("keras", "native") else "channels_first"
+    arguments = {**_changed(structure.config), **_head(structure), **overrides}
+    arguments["input_shape"] = _input_shape(input_shape, structure, data_format)
+    model = ResNetClassifier(**arguments, data_format=data_format)
+    _load(model, found.tensors)
+    model.notes = _notes(naming, found, structure, overrides)
+    return model
+
+
+def _saved(src: str | os.PathLike[str], metadata: Mapping[str, str], changes: Mapping[str, Any]) -> Model:
+    """Return the model that `save` wrote, with some of its arguments changed."""
+    changes = {name: value for name, value in changes.items() if value is not None}
+    if not changes:
+        return load(src)
+    model = Model.from_config({**json.loads(metadata["config"]), **changes})
+    model.load_weights(src, naming="native")
+    return model
+
+
+def _changed(config: ResNetConfig) -> dict[str, Any]:
+    """Return the fields that differ from what `ResNetClassifier` has by itself."""
+    default = ResNetClassifier.architecture
+    names = [field.name for field in fields(config)]
+    return {name: getattr(config, name) for name in names if getattr(config, name) != getattr(default, name)}
+
+
+def _head(structure: Structure) -> dict[str, Any]:
+    if structure.classes is None:
+        return {"include_top": False}
+    return {"num_classes": structure.classes, "classifier_activation": None}
+
+
+def _input_shape(given: Sequence[int | None] | None, structure: Structure, data_format: str) -> tuple[int | None, ...]:
+    if given is None:
+        free = (None,) * structure.rank
+        return (*free, structure.channels) if data_format == "channels_last" else (structure.channels, *free)
+    shape, rank, _ = checked_shape("input_shape", given, data_format)
+    if rank < structure.rank:
+        raise ArgumentError(f"input_shape: expected four entries for weights of a 3D network, got {shape}")
+    return shape
+
+
+def _load(model: Model, tensors: Mapping[str, NDArray[Any]]) -> None:
+    """Load everything, after adapting stem and kernels; a classifier of other outputs starts anew."""
+    shapes = model.parameter_shapes()
+    spellings = canonical({name: len(shape) for name, shape in shapes.items()})
+    expected = {spellings[name]: shape for name, shape in shapes.items()}
+    stem = next(name for name in expected if name.startswith("conv1."))
+    tensors = adapt_tensors(tensors, expected, stem)
+    classes = tensors["fc.weight"].shape[0] if "fc.weight" in tensors else None
+    if classes is not None and expected.get("fc.weight", ())[:1] != (classes,):
+        tensors = {name: array for name, array in tensors.items() if not name.startswith("fc.")}
+    report = model.load_weights(tensors, naming="torchvision", strict=False)
+    if not (set(report.missing) <= {"fc.weight", "fc.bias"} and not report.unexpected and not report.mismatched):
+        raise WeightsError(f"the weights do not fit the network that was inferred: {report}", report)
+
+
+def _notes(naming: str, found: Recognised, structure: Structure, overrides: Mapping[str, Any]) -> tuple[str, ...]:
+    """What `summary` shows: whose weights, what was inferred, what was told, what was left out."""
+    notes = [f"Weights: {naming} names" + (f", prefix '{found.prefix}'" if found.prefix else "")]
+    config = structure.config
+    inferred = {"block_type": config.block_type, "num_blocks": config.num_blocks, **_changed(config)}
+    told = {name: value for name, value in inferred.items() if name not in overrides}
+    notes.append(f"Inferred: {structure.rank}D, {_listed(told)}")
+    if overrides:
+        notes.append(f"Told: {_listed(overrides)}")
+    if found.others:
+        notes.append(f"Left out: {len(found.others)} tensors ({next(iter(found.others))} ...)")
+    return tuple(notes)
+
+
+def _listed(arguments: Mapping[str, object]) -> str:
+    shown = {name: list(value) if isinstance(value, tuple) else value for name, value in arguments.items()}
+    return ", ".join(f"{name}={value}" for name, value in shown.items())
