@@ -98,7 +98,7 @@ impl Step for DenseStep {
     }
 
     fn flops(&self) -> u64 {
-        2 * (self.rows * self.weight.len()) as u64
+        (2 * self.rows as u64).saturating_mul(self.weight.len() as u64)
     }
 }
 
@@ -157,12 +157,13 @@ impl Kernel for Block<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
         // As many accumulators as there are registers for.
-        if self.rows.len() == 1 {
+        let accumulators = S::TILE_ROWS * S::TILE_VECTORS;
+        if self.rows.len() == 1 || accumulators < 2 * UNITS {
             self.tiles::<S, 1>(simd);
-        } else if S::LANES >= 16 {
-            self.tiles::<S, 4>(simd);
-        } else {
+        } else if accumulators < 4 * UNITS {
             self.tiles::<S, 2>(simd);
+        } else {
+            self.tiles::<S, 4>(simd);
         }
     }
 }

@@ -54,14 +54,21 @@ pub(super) struct Slabs {
 }
 
 impl Slabs {
+    /// More slabs than this only make the combination longer.
+    const MOST: usize = 64;
+
+    /// Checks that the slabs of maps of this shape can be addressed.
+    pub(super) fn infer(shape: Shape) -> Result<(), String> {
+        let most = Shape::new(shape.n, [1, 1, Self::MOST], align_up(shape.c));
+        most.checked_len().map(|_| ()).ok_or_else(|| format!("too many samples: {shape}"))
+    }
+
     /// The plan for maps of this shape.
     pub(super) fn new(isa: Isa, shape: Shape) -> Self {
         /// Elements that are worth a task.
         const LEAST: usize = 16 * 1024;
-        /// More slabs than this only make the combination longer.
-        const MOST: usize = 64;
         let spatial = shape.spatial();
-        let points = (LEAST / shape.c).max(spatial.div_ceil(MOST)).clamp(1, spatial.max(1));
+        let points = (LEAST / shape.c).max(spatial.div_ceil(Self::MOST)).clamp(1, spatial.max(1));
         Self { isa, shape, points }
     }
 

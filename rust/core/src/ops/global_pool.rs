@@ -37,6 +37,7 @@ impl Op for GlobalPool {
     }
 
     fn infer(&self, inputs: &[Shape]) -> Result<Shape, String> {
+        Slabs::infer(inputs[0])?;
         Ok(Shape::vector(inputs[0].n, inputs[0].c))
     }
 
@@ -112,6 +113,11 @@ mod tests {
         trial.inputs[0].iter_mut().for_each(|x| *x += 10.0);
         let sum = naive(&trial, |a, b| a + b, 0.0);
         trial.check(&sum.iter().map(|sum| sum / shape.spatial() as f64).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn absurd_sizes_are_refused() {
+        assert!(op("global_avg_pool", &[]).infer(&[Shape::new(1 << 58, [1, 1, 1], 1)]).is_err());
     }
 
     #[test]

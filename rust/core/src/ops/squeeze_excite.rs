@@ -5,13 +5,15 @@
 //! The last step is one elementwise pass that takes along a batch norm, a residual sum and an activation: with the norm
 //! after the scaling (Keras's order) `y = activation(x * (s[n][c] * scale[c]) + shift[c] + residual)`.
 
+use std::sync::Arc;
+
 use super::activation::Activation;
 use super::affine::{Pass, repeats};
 use super::dense::Product;
 use super::epilogue::Epilogue;
 use super::fold::{Slabs, Sum};
 use super::{Attributes, Compile, Io, Op, Parameter, Role, Signature, Step, expect_inputs};
-use crate::buffer::align_up;
+use crate::buffer::{Buffer, align_up};
 use crate::shape::Shape;
 use crate::simd::Isa;
 
@@ -55,6 +57,9 @@ impl Op for SqueezeExcite {
     }
 
     fn infer(&self, inputs: &[Shape]) -> Result<Shape, String> {
+        Slabs::infer(inputs[0])?;
+        let hidden = Shape::vector(inputs[0].n, self.hidden);
+        hidden.checked_len().ok_or_else(|| format!("the hidden layer is too large: {hidden}"))?;
         self.epilogue.infer(inputs[0], inputs)
     }
 
@@ -64,7 +69,9 @@ impl Op for SqueezeExcite {
     }
 
     fn compile(&self, context: &mut Compile<'_>) -> Box<dyn Step> {
-        let shape = context.inputs[0];
+        let (shape, parameters) = (context.inputs[0], context.parameters);
+        let layers = ["fc1.weight", "fc1.bias", "fc2.weight", "fc2.bias"];
+        let layers = std::array::from_fn(|i| context.packed(layers[i], || Buffer::copy_of(parameters[i])));
         let norm = self.epilogue.scale_shift(context.parameters);
         let (scale, shift) = norm.unwrap_or_else(|| (vec![1.0; shape.c], vec![0.0; shape.c]));
         Box::new(SqueezeExciteStep {
@@ -72,7 +79,7 @@ impl Op for SqueezeExcite {
             isa: context.isa,
             shape,
             slabs: Slabs::new(context.isa, shape),
-            layers: std::array::from_fn(|i| context.parameters[i].to_vec()),
+            layers,
             ones: vec![1.0; shape.c.max(self.hidden)],
             scale,
             shift: shift.repeat(repeats(shape.c)),
@@ -86,7 +93,7 @@ struct SqueezeExciteStep {
     shape: Shape,
     slabs: Slabs,
     /// Weight and bias of both layers.
-    layers: [Vec<f32>; SqueezeExcite::PARAMETERS],
+    layers: [Arc<Buffer>; SqueezeExcite::PARAMETERS],
     ones: Vec<f32>,
     scale: Vec<f32>,
     /// As the elementwise pass wants it.
@@ -118,11 +125,11 @@ impl Step for SqueezeExciteStep {
         let rows = &mut rows[..n * self.shift.len()];
 
         self.slabs.fold::<Sum>(x, mean, slabs, pool, 1.0 / self.shape.spatial() as f32);
-        let layer = |x: &[f32], [weight, shift]: [&Vec<f32>; 2], c, activation, y: &mut [f32]| {
+        let layer = |x: &[f32], [weight, shift]: [&[f32]; 2], c, activation, y: &mut [f32]| {
             let scale = &self.ones[..shift.len()];
             Product { isa, x, weight, rows: n, c, scale, shift, residual: None, activation }.run(y, pool);
         };
-        let [weight1, bias1, weight2, bias2] = &self.layers;
+        let [weight1, bias1, weight2, bias2] = self.layers.each_ref().map(|layer| &layer[..]);
         layer(mean, [weight1, bias1], c, activation, hidden);
         layer(hidden, [weight2, bias2], self.op.hidden, gate, mean);
 
@@ -144,7 +151,8 @@ impl Step for SqueezeExciteStep {
 
     fn flops(&self) -> u64 {
         let Shape { n, c, .. } = self.shape;
-        (2 * self.shape.len() + 4 * n * c * self.op.hidden) as u64
+        let layers = (4 * n * c) as u64;
+        layers.saturating_mul(self.op.hidden as u64).saturating_add(2 * self.shape.len() as u64)
     }
 }
 
@@ -196,5 +204,17 @@ mod tests {
                 trial.check(&want.iter().map(|y| y.max(0.0)).collect::<Vec<_>>());
             }
         }
+    }
+
+    #[test]
+    fn names_and_sizes_are_checked() {
+        let names =
+            |activation, gate| [("hidden", Value::Int(1)), ("activation", text(activation)), ("gate", text(gate))];
+        let parse =
+            |activation, gate| super::super::trial::try_op("squeeze_excite", &names(activation, gate)).map(|_| ());
+        assert_eq!(parse("relu", "hard_sigmoid"), Ok(()));
+        assert!(parse("relu", "sigmod").unwrap_err().contains("sigmod"));
+        assert!(parse("Relu", "sigmoid").is_err());
+        assert!(excite(1 << 20).infer(&[Shape::vector(1 << 44, 1)]).is_err());
     }
 }
