@@ -202,6 +202,8 @@ def _batch_norm(b: Builder, x: Tensor, config: ResNetConfig, name: str) -> Tenso
 
 
 def _norm(b: Builder, x: Tensor, config: ResNetConfig, name: str) -> Tensor:
+    if config.block_norm == "instance":
+        return b.group_norm(x, x.channels, epsilon=config.bn_epsilon, affine=False, name=name)
     return _batch_norm(b, x, config, name)
 
 

@@ -301,6 +301,16 @@ class Builder:
         """Batch normalisation over channels; `momentum` as in Keras: new = momentum * old + (1 - momentum) * batch."""
         return self._add("batch_norm", (x,), x.channels, {"epsilon": epsilon, "momentum": momentum}, name)
 
+    def group_norm(
+        self, x: Tensor, groups: int, *, epsilon: float = 1e-5, affine: bool = True, name: str | None = None
+    ) -> Tensor:
+        """Normalise each sample over positions and the channels of a group; as many groups as channels: instance norm.
+
+        `weight` and `bias` (channels,) only if `affine`.
+        """
+        attributes: dict[str, Attribute] = {"groups": groups, "epsilon": epsilon, "affine": affine}
+        return self._add("group_norm", (x,), x.channels, attributes, name)
+
     def dense(self, x: Tensor, units: int, *, bias: bool = True, name: str) -> Tensor:
         """Fully connected layer over the channels; `weight` is (units, channels)."""
         return self._add("dense", (x,), units, {"units": units, "bias": bias}, name)
