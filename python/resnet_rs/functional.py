@@ -323,7 +323,7 @@ def global_avg_pool(x: ArrayLike) -> NDArray[np.float32]:
     array([[3., 4.]], dtype=float32)
     """
     array, rank = _map("global_avg_pool", x)
-    return _run(lambda b, inputs: b.global_avg_pool(inputs[0]), rank, [array]).reshape(len(array), -1)
+    return _run(lambda b, inputs: b.global_avg_pool(inputs[0]), rank, [array]).reshape(len(array), array.shape[-1])
 
 
 def global_max_pool(x: ArrayLike) -> NDArray[np.float32]:
@@ -333,7 +333,7 @@ def global_max_pool(x: ArrayLike) -> NDArray[np.float32]:
     array([[6., 7.]], dtype=float32)
     """
     array, rank = _map("global_max_pool", x)
-    return _run(lambda b, inputs: b.global_max_pool(inputs[0]), rank, [array]).reshape(len(array), -1)
+    return _run(lambda b, inputs: b.global_max_pool(inputs[0]), rank, [array]).reshape(len(array), array.shape[-1])
 
 
 def upsample(x: ArrayLike, scale: Size = 2, mode: str = "nearest") -> NDArray[np.float32]:
@@ -522,10 +522,10 @@ def _map(what: str, x: ArrayLike) -> tuple[NDArray[Any], int]:
 
 
 def _rows(what: str, x: ArrayLike) -> NDArray[Any]:
-    """Return an array of any shape as (1, 1, 1, rows, c)."""
+    """Return an array of any shape as (rows, 1, 1, 1, c)."""
     array = real_array(x, f"{what}: x")
     channels = array.shape[-1] if array.ndim and array.size else 1
-    return array.reshape(1, 1, 1, -1, channels)
+    return array.reshape(-1, 1, 1, 1, channels)
 
 
 def _weight(what: str, name: str, value: ArrayLike, ndim: int | None) -> NDArray[Any]:
