@@ -97,6 +97,9 @@ def __getattr__(name: str) -> object:
         from importlib.metadata import version
 
         value = version("resnet-rs")
+    elif name.startswith("_"):
+        # `from . import _core` asks here first; no suggestion is wanted then.
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     else:
         from .errors import suggest
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import platform
 import sys
-from pathlib import Path
 from types import TracebackType
 
 from . import _core
@@ -188,6 +187,8 @@ def _cpu_model() -> str:
 
 def _lines(path: str) -> list[str]:
     """The lines of a file of the system; none where there is no such file."""
+    from pathlib import Path  # milliseconds that a large model or a report can spare, not every import
+
     try:
         return Path(path).read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
