@@ -17,19 +17,17 @@ array([[10., 18.],
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from . import _core
 from .arrays import as_float32, real_array
 from .checks import check_bool, check_choice, check_number, check_size
 from .config import ACTIVATIONS
 from .errors import ArgumentError, ShapeError
-from .graph import Builder, Padding, Size, Tensor, Triple, lift, lift_padding
-from .runtime import require_memory
+from .graph import Builder, Padding, Size, Tensor, lift
+from .one_node import as_map, as_pads, as_rows, as_weight, run
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -92,8 +90,8 @@ def conv(
     >>> conv(np.ones((1, 5, 5, 5, 2)), np.ones((4, 1, 3, 3, 3)), padding="same", groups=2).shape
     (1, 5, 5, 5, 4)
     """
-    array, rank = _map("conv", x)
-    kernel_array = _weight("conv", "weight", weight, rank + 2)
+    array, rank = as_map("conv", x)
+    kernel_array = as_weight("conv", "weight", weight, rank + 2)
     check_size("groups", groups)
     filters, depth = kernel_array.shape[:2]
     if depth * groups != array.shape[-1]:
@@ -105,7 +103,7 @@ def conv(
         raise ArgumentError(f"groups: expected a divisor of the {filters} filters, got {groups}")
     kernel = kernel_array.shape[2:]
     strides, reach = lift("stride", stride, rank), lift("dilation", dilation, rank)
-    pads = _pads(padding, array.shape[1:-1], kernel, strides, reach)
+    pads = as_pads(padding, array.shape[1:-1], kernel, strides, reach)
 
     def build(b: Builder, inputs: list[Tensor]) -> Tensor:
         return b.conv(
@@ -120,7 +118,7 @@ def conv(
             name="conv",
         )
 
-    return _run(build, rank, [array], {"conv.weight": kernel_array, "conv.bias": bias})
+    return run(build, rank, [array], {"conv.weight": kernel_array, "conv.bias": bias})
 
 
 def conv_transpose(
@@ -147,8 +145,8 @@ def conv_transpose(
     >>> conv_transpose(np.ones((1, 3, 3, 1)), np.ones((1, 1, 4, 4)), stride=2, padding="same").shape
     (1, 6, 6, 1)
     """
-    array, rank = _map("conv_transpose", x)
-    kernel_array = _weight("conv_transpose", "weight", weight, rank + 2)
+    array, rank = as_map("conv_transpose", x)
+    kernel_array = as_weight("conv_transpose", "weight", weight, rank + 2)
     check_size("groups", groups)
     if kernel_array.shape[0] != array.shape[-1]:
         raise ShapeError(
@@ -178,7 +176,7 @@ def conv_transpose(
             name="conv_transpose",
         )
 
-    return _run(build, rank, [array], {"conv_transpose.weight": kernel_array, "conv_transpose.bias": bias})
+    return run(build, rank, [array], {"conv_transpose.weight": kernel_array, "conv_transpose.bias": bias})
 
 
 def batch_norm(
@@ -199,7 +197,7 @@ def batch_norm(
     >>> batch_norm([[1.0, 2.0]], [0.0, 2.0], [1.0, 1.0], epsilon=0.0)
     array([[1., 0.]], dtype=float32)
     """
-    array = _rows("batch_norm", x)
+    array = as_rows("batch_norm", x)
     channels = array.shape[-1]
     weights = {
         "batch_norm.running_mean": running_mean,
@@ -212,7 +210,7 @@ def batch_norm(
     def build(b: Builder, inputs: list[Tensor]) -> Tensor:
         return b.batch_norm(inputs[0], epsilon=float(epsilon), name="batch_norm")
 
-    return _run(build, 3, [array], weights).reshape(np.shape(x))
+    return run(build, 3, [array], weights).reshape(np.shape(x))
 
 
 def squeeze_excite(
@@ -235,10 +233,10 @@ def squeeze_excite(
     >>> squeeze_excite(np.ones((1, 2, 2, 3)), np.zeros((1, 3)), [0.0], np.zeros((3, 1)), [0.0] * 3)[0, 0, 0]
     array([0.5, 0.5, 0.5], dtype=float32)
     """
-    array, rank = _map("squeeze_excite", x)
+    array, rank = as_map("squeeze_excite", x)
     check_choice("activation", activation, ACTIVATIONS)
     check_choice("gate", gate, ACTIVATIONS)
-    first = _weight("squeeze_excite", "weight1", weight1, None)
+    first = as_weight("squeeze_excite", "weight1", weight1, None)
     if first.ndim < 2:
         raise ShapeError(f"squeeze_excite: expected weight1 (hidden, c), got {first.shape}")
     weights = {"se.fc1.weight": first, "se.fc1.bias": bias1, "se.fc2.weight": weight2, "se.fc2.bias": bias2}
@@ -248,7 +246,7 @@ def squeeze_excite(
             inputs[0], first.shape[0], activation=ACTIVATIONS[activation], gate=ACTIVATIONS[gate], name="se"
         )
 
-    return _run(build, rank, [array], weights)
+    return run(build, rank, [array], weights)
 
 
 def dense(x: ArrayLike, weight: ArrayLike, bias: ArrayLike | None = None) -> NDArray[np.float32]:
@@ -260,13 +258,13 @@ def dense(x: ArrayLike, weight: ArrayLike, bias: ArrayLike | None = None) -> NDA
     array = real_array(x, "dense: x")
     if array.ndim != 2:
         raise ShapeError(f"dense: expected x (n, c), got {array.shape}")
-    matrix = _weight("dense", "weight", weight, 2)
+    matrix = as_weight("dense", "weight", weight, 2)
 
     def build(b: Builder, inputs: list[Tensor]) -> Tensor:
         return b.dense(inputs[0], matrix.shape[0], bias=bias is not None, name="dense")
 
     rows = array.reshape(len(array), 1, 1, 1, array.shape[1])
-    return _run(build, 3, [rows], {"dense.weight": matrix, "dense.bias": bias}).reshape(len(array), matrix.shape[0])
+    return run(build, 3, [rows], {"dense.weight": matrix, "dense.bias": bias}).reshape(len(array), matrix.shape[0])
 
 
 # -- windows ----------------------------------------------------------------------------------------------------------
@@ -281,14 +279,14 @@ def max_pool(
     array([[ 5.,  7.],
            [13., 15.]], dtype=float32)
     """
-    array, rank = _map("max_pool", x)
+    array, rank = as_map("max_pool", x)
     sizes, steps = lift("kernel", kernel, rank), lift("stride", kernel if stride is None else stride, rank)
-    pads = _pads(padding, array.shape[1:-1], sizes[3 - rank :], steps, lift("dilation", dilation, rank))
+    pads = as_pads(padding, array.shape[1:-1], sizes[3 - rank :], steps, lift("dilation", dilation, rank))
 
     def build(b: Builder, inputs: list[Tensor]) -> Tensor:
         return b.max_pool(inputs[0], kernel, stride=steps[3 - rank :], padding=pads, dilation=dilation)
 
-    return _run(build, rank, [array])
+    return run(build, rank, [array])
 
 
 def avg_pool(
@@ -303,17 +301,17 @@ def avg_pool(
     >>> avg_pool(np.ones((1, 3, 3, 1)), 3, stride=1, padding=1)[0, 0, 0]
     array([1.], dtype=float32)
     """
-    array, rank = _map("avg_pool", x)
+    array, rank = as_map("avg_pool", x)
     check_bool("count_include_pad", count_include_pad)
     sizes, steps = lift("kernel", kernel, rank), lift("stride", kernel if stride is None else stride, rank)
-    pads = _pads(padding, array.shape[1:-1], sizes[3 - rank :], steps, (1, 1, 1))
+    pads = as_pads(padding, array.shape[1:-1], sizes[3 - rank :], steps, (1, 1, 1))
 
     def build(b: Builder, inputs: list[Tensor]) -> Tensor:
         return b.avg_pool(
             inputs[0], kernel, stride=steps[3 - rank :], padding=pads, count_include_pad=count_include_pad
         )
 
-    return _run(build, rank, [array])
+    return run(build, rank, [array])
 
 
 def global_avg_pool(x: ArrayLike) -> NDArray[np.float32]:
@@ -322,8 +320,8 @@ def global_avg_pool(x: ArrayLike) -> NDArray[np.float32]:
     >>> global_avg_pool(np.arange(8).reshape(1, 2, 2, 2))
     array([[3., 4.]], dtype=float32)
     """
-    array, rank = _map("global_avg_pool", x)
-    return _run(lambda b, inputs: b.global_avg_pool(inputs[0]), rank, [array]).reshape(len(array), array.shape[-1])
+    array, rank = as_map("global_avg_pool", x)
+    return run(lambda b, inputs: b.global_avg_pool(inputs[0]), rank, [array]).reshape(len(array), array.shape[-1])
 
 
 def global_max_pool(x: ArrayLike) -> NDArray[np.float32]:
@@ -332,8 +330,8 @@ def global_max_pool(x: ArrayLike) -> NDArray[np.float32]:
     >>> global_max_pool(np.arange(8).reshape(1, 2, 2, 2))
     array([[6., 7.]], dtype=float32)
     """
-    array, rank = _map("global_max_pool", x)
-    return _run(lambda b, inputs: b.global_max_pool(inputs[0]), rank, [array]).reshape(len(array), array.shape[-1])
+    array, rank = as_map("global_max_pool", x)
+    return run(lambda b, inputs: b.global_max_pool(inputs[0]), rank, [array]).reshape(len(array), array.shape[-1])
 
 
 def upsample(x: ArrayLike, scale: Size = 2, mode: str = "nearest") -> NDArray[np.float32]:
@@ -342,9 +340,9 @@ def upsample(x: ArrayLike, scale: Size = 2, mode: str = "nearest") -> NDArray[np
     >>> upsample(np.arange(2).reshape(1, 1, 2, 1), (1, 2))[0, 0, :, 0]
     array([0., 0., 1., 1.], dtype=float32)
     """
-    array, rank = _map("upsample", x)
+    array, rank = as_map("upsample", x)
     check_choice("mode", mode, ("nearest", "linear"))
-    return _run(lambda b, inputs: b.upsample(inputs[0], scale, mode=mode), rank, [array])
+    return run(lambda b, inputs: b.upsample(inputs[0], scale, mode=mode), rank, [array])
 
 
 # -- element by element -----------------------------------------------------------------------------------------------
@@ -371,7 +369,7 @@ def activation(x: ArrayLike, function: str, slope: float | None = None) -> NDArr
     def build(b: Builder, inputs: list[Tensor]) -> Tensor:
         return b.activation(inputs[0], name, slope=None if slope is None else float(slope))
 
-    return _run(build, 3, [_rows(function, x)]).reshape(np.shape(x))
+    return run(build, 3, [as_rows(function, x)]).reshape(np.shape(x))
 
 
 def relu(x: ArrayLike) -> NDArray[np.float32]:
@@ -430,15 +428,15 @@ def softmax(x: ArrayLike) -> NDArray[np.float32]:
     >>> softmax([[0.0, 0.0]])
     array([[0.5, 0.5]], dtype=float32)
     """
-    return _run(lambda b, inputs: b.softmax(inputs[0]), 3, [_rows("softmax", x)]).reshape(np.shape(x))
+    return run(lambda b, inputs: b.softmax(inputs[0]), 3, [as_rows("softmax", x)]).reshape(np.shape(x))
 
 
 def rescale(x: ArrayLike, scale: float, offset: float = 0.0) -> NDArray[np.float32]:
     """x * scale + offset, for any shape."""
     check_number("scale", scale)
     check_number("offset", offset)
-    rows = _rows("rescale", x)
-    return _run(lambda b, inputs: b.rescale(inputs[0], float(scale), float(offset)), 3, [rows]).reshape(np.shape(x))
+    rows = as_rows("rescale", x)
+    return run(lambda b, inputs: b.rescale(inputs[0], float(scale), float(offset)), 3, [rows]).reshape(np.shape(x))
 
 
 # -- of several -------------------------------------------------------------------------------------------------------
@@ -450,10 +448,10 @@ def add(x: ArrayLike, y: ArrayLike) -> NDArray[np.float32]:
     >>> add([1.0, 2.0], [3, 4])
     array([4., 6.], dtype=float32)
     """
-    first, second = _rows("add", x), _rows("add", y)
+    first, second = as_rows("add", x), as_rows("add", y)
     if np.shape(x) != np.shape(y):
         raise ShapeError(f"add: expected two arrays of one shape, got {np.shape(x)} and {np.shape(y)}")
-    return _run(lambda b, inputs: b.add(inputs[0], inputs[1]), 3, [first, second]).reshape(np.shape(x))
+    return run(lambda b, inputs: b.add(inputs[0], inputs[1]), 3, [first, second]).reshape(np.shape(x))
 
 
 def concat(arrays: Sequence[ArrayLike]) -> NDArray[np.float32]:
@@ -467,85 +465,7 @@ def concat(arrays: Sequence[ArrayLike]) -> NDArray[np.float32]:
     if not given or any(array.ndim < 1 or array.shape[:-1] != given[0].shape[:-1] for array in given):
         raise ShapeError(f"concat: expected arrays that differ in their last axis only, got {shapes}")
     channels = sum(shape[-1] for shape in shapes)
-    rows = [_rows("concat", array) for array in given if array.shape[-1]]
+    rows = [as_rows("concat", array) for array in given if array.shape[-1]]
     if len(rows) < 2:
         return as_float32(np.concatenate(given, axis=-1))
-    return _run(lambda b, inputs: b.concat(inputs), 3, rows).reshape(*shapes[0][:-1], channels)
-
-
-# -- machinery --------------------------------------------------------------------------------------------------------
-
-
-def _run(
-    build: Callable[[Builder, list[Tensor]], Tensor],
-    rank: int,
-    arrays: Sequence[NDArray[Any]],
-    weights: Mapping[str, ArrayLike | None] | None = None,
-) -> NDArray[np.float32]:
-    """Build the one-node graph, set its weights, run it; arrays are (n, *spatial, c), so is the result."""
-    b = Builder(rank, arrays[0].shape[-1])
-    inputs = [b.input, *(b.extra_input(array.shape[-1], f"input_{k}") for k, array in enumerate(arrays[1:], 1))]
-    output = build(b, inputs)
-    graph = b.graph({"output": output})
-    network = _core.Network(graph.spec())
-    given = {name: value for name, value in (weights or {}).items() if value is not None}
-    what = graph.nodes[output.node].op
-    for name, stored, _, _ in network.parameters():
-        label = name.partition(".")[2]
-        value = real_array(given[name], f"{what}: {label}")
-        wanted = [*stored[:2], *stored[3:]] if rank == 2 and len(stored) == 5 else stored
-        # The 1x1 kernels of squeeze-and-excitation may come as matrices.
-        if list(value.shape) != wanted and not (list(value.shape) == stored[:2] and value.size == math.prod(stored)):
-            raise ShapeError(f"{what}: expected {label} {tuple(wanted)}, got {value.shape}")
-        network.set(name, as_float32(value).reshape(stored))
-    n, *spatial, c = arrays[0].shape
-    d, h, w = spatial if rank == 3 else (1, *spatial)
-    if len(arrays) == 1:
-        # An empty batch has a result of a shape as well: that of one sample.
-        _, *sizes = network.infer((max(n, 1), d, h, w, c))[output.node]
-    else:
-        sizes = [d, h, w, output.channels]
-    shape = (n, *(sizes if rank == 3 else sizes[1:]))
-    if math.prod(shape) == 0:
-        return np.empty(shape, np.float32)
-    require_memory(4 * math.prod(shape), f"{what}: a result of shape {shape}")
-    values = [as_float32(array).reshape(n, d, h, w, array.shape[-1]) for array in arrays]
-    return network.run(values, [output.node])[0].reshape(shape)
-
-
-def _map(what: str, x: ArrayLike) -> tuple[NDArray[Any], int]:
-    """Return `x` and its number of spatial dimensions."""
-    array = real_array(x, f"{what}: x")
-    if array.ndim not in (4, 5) or array.shape[-1] == 0:
-        raise ShapeError(f"{what}: expected x (n, h, w, c) or (n, d, h, w, c), got {array.shape}")
-    return array, array.ndim - 2
-
-
-def _rows(what: str, x: ArrayLike) -> NDArray[Any]:
-    """Return an array of any shape as (rows, 1, 1, 1, c)."""
-    array = real_array(x, f"{what}: x")
-    channels = array.shape[-1] if array.ndim and array.size else 1
-    return array.reshape(-1, 1, 1, 1, channels)
-
-
-def _weight(what: str, name: str, value: ArrayLike, ndim: int | None) -> NDArray[Any]:
-    array = real_array(value, f"{what}: {name}")
-    if (ndim is not None and array.ndim != ndim) or array.size == 0:
-        raise ShapeError(f"{what}: expected {name} with {ndim} axes, none of length 0, got {array.shape}")
-    return array
-
-
-def _pads(padding: Padding, sizes: tuple[int, ...], kernel: Sequence[int], stride: Triple, dilation: Triple) -> Padding:
-    """Return one (before, after) pair per axis; "same" depends on the size of the input."""
-    if padding == "valid":
-        return 0
-    if padding != "same":
-        lift_padding("padding", padding, len(sizes))
-        return padding
-    pairs = []
-    skip = 3 - len(sizes)
-    for size, window, step, reach in zip(sizes, kernel, stride[skip:], dilation[skip:], strict=True):
-        outputs = -(-size // step)
-        total = max(0, (outputs - 1) * step + reach * (window - 1) + 1 - size)
-        pairs.append((total // 2, total - total // 2))
-    return pairs
+    return run(lambda b, inputs: b.concat(inputs), 3, rows).reshape(*shapes[0][:-1], channels)
