@@ -94,9 +94,7 @@ def __getattr__(name: str) -> object:
     if name in _ORIGIN:
         value: object = getattr(import_module(f".{_ORIGIN[name]}", __name__), name)
     elif name == "__version__":
-        from importlib.metadata import version
-
-        value = version("resnet-rs")
+        value = import_module("._core", __name__).__version__
     elif name.startswith("_"):
         # `from . import _core` asks here first; no suggestion is wanted then.
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

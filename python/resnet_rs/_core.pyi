@@ -17,6 +17,8 @@ __all__ = [
     "set_num_threads",
 ]
 
+__version__: str
+
 _Shape: TypeAlias = tuple[int, int, int, int, int]
 
 @type_check_only
