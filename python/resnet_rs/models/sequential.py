@@ -62,9 +62,7 @@ class Sequential(Model):
         taken: dict[str, int] = {}
         for layer in rest:
             if not isinstance(layer, Layer):
-                raise ArgumentError(
-                    f"layers: expected a model first and layers of resnet_rs.layers after it, got {layer!r}"
-                )
+                raise ArgumentError(f"layers: expected layers of resnet_rs.layers after the model, got {layer!r}")
             given = getattr(layer, "name", None)
             label = _snake_case(type(layer).__name__)
             count = taken[label] = taken.get(label, -1) + 1

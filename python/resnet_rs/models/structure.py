@@ -185,9 +185,10 @@ def _shortcuts(shapes: Shapes, fields: dict[str, Any], rank: int) -> dict[str, A
         if not project and filters * expansion != before:
             found = {"shortcut": "A", "shortcut_pad": "after" if rank == 3 else "both"}
         before = filters * expansion
-    if not found and True in projected:
+    if not found:
         # An identity has neither a stride nor other channels.
         strides = [stride if project else 1 for stride, project in zip(strides, projected, strict=True)]
+    if True in projected:
         first = f"layer{projected.index(True) + 1}.0.downsample"
         norm = any(f"{first}.1.{leaf}" in shapes for leaf in ("weight", "bias"))
         found["shortcut_norm"] = _unless(norm, not fields["use_pre_activation"])

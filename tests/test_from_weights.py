@@ -1,0 +1,280 @@
+"""from_weights: the network that weights belong to, from their names and shapes alone."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+import resnet_rs as rr
+from resnet_rs.errors import ArgumentError, UnknownArgumentError, WeightsError
+from resnet_rs.models import ResNet, ResNetClassifier
+
+# Case of ../shared/reference/torch -> what shapes cannot tell.
+TORCH: dict[str, dict[str, Any]] = {
+    "monai_resnet18": {},
+    "monai_resnet50": {},
+    "timm_resnet10t": {},
+    "timm_resnet50d": {},
+    "timm_seresnet18": {},
+    "timm_seresnext50": {},
+    "tv_resnet18": {},
+    "tv_resnet50_dilated": {"replace_stride_with_dilation": [False, True, True]},
+    "tv_resnext50": {},
+    "tv_wide50": {},
+}
+
+
+def torch_weight(name: str, shape: list[int], rng: np.random.Generator) -> NDArray[np.float32]:
+    if len(shape) > 1:
+        value = rng.standard_normal(shape) * np.sqrt(1 / np.prod(shape[1:]))
+    elif name.endswith("running_var"):
+        value = rng.uniform(0.8, 1.2, shape)
+    elif name.endswith("weight"):
+        value = rng.uniform(0.6, 1.0, shape)
+    else:
+        value = rng.standard_normal(shape) * 0.1
+    return value.astype(np.float32)
+
+
+@pytest.mark.parametrize("case", TORCH)
+def test_reference(shared: Path, case: str) -> None:
+    with np.load(shared / "reference" / "torch" / f"{case}.npz") as file:
+        info, output = json.loads(file["info"].tobytes()), file["output"]
+    weights = {
+        name: torch_weight(name, shape, np.random.default_rng([info["seed"], k]))
+        for k, (name, shape) in enumerate(info["tensors"])
+    }
+    model = rr.from_weights(weights, **TORCH[case])
+    assert model.trainable_params == info["params"]
+    assert model.data_format == "channels_first"
+    x = np.random.default_rng([info["seed"], 10**6]).standard_normal(info["input_shape"]).astype(np.float32)
+    tolerance = 1e-3 if case == "monai_resnet50" else 1e-4
+    y = model.predict(x)
+    assert y.shape == output.shape
+    assert np.abs(y - output).max() <= tolerance * output.std()
+
+
+# Small networks of every kind -> the overrides that they need.
+KINDS: dict[str, tuple[rr.Model, dict[str, Any]]] = {}
+
+
+def kind(name: str, model: rr.Model, **overrides: Any) -> None:
+    KINDS[name] = (model, overrides)
+
+
+def small(**fields: Any) -> rr.Model:
+    given = {"input_shape": (32, 32, 3), "num_blocks": [1, 2], "num_filters": [64, 72], "num_strides": [1, 2]}
+    return ResNetClassifier(**{**given, "num_classes": 5, "classifier_activation": None, **fields})
+
+
+kind("bottleneck", small())
+kind("basic", small(block_type="basic_block"))
+kind("one stage", small(num_blocks=[2], num_filters=[24], num_strides=[1]))
+kind(
+    "five stages",
+    small(num_blocks=[1] * 5, num_filters=[16, 16, 32, 32, 64], num_strides=[1, 2, 2, 2, 1]),
+    num_strides=[1, 2, 2, 2, 1],
+)
+kind("grouped", small(groups=8, width_per_group=16))
+kind("wide", small(width_per_group=128))
+kind("volume", small(input_shape=(32, 32, 32, 2), block_type="basic_block"))
+kind("deep stem", small(conv_filters=[16, 24, 40], conv_kernel_sizes=[3, 3, 3]))
+kind("vd", small(block_type="bottleneck_block_vd", conv_filters=[32, 32, 64], conv_kernel_sizes=[3, 3, 3]))
+kind("v2", small(use_pre_activation=True))
+kind("v2 basic", small(use_pre_activation=True, block_type="basic_block"))
+kind("squeezed", small(se_block=True), se_position="before_bn")
+kind("squeezed after", small(se_block=True, se_position="after_bn", se_ratio=4))
+kind("squeezed in eights", small(se_block=True, se_position="after_bn", se_divisor=8, block_type="basic_block"))
+kind("cifar", rr.models.ResNet20(classifier_activation=None))
+kind("strided in 1x1", small(stride_in="1x1"), stride_in="1x1")
+kind("biases", small(conv_bias=True))
+kind(
+    "torchvision's identities",
+    small(
+        num_filters=[16, 16],
+        block_type="basic_block",
+        conv_filters=[16],
+        num_strides=[1, 1],
+        shortcut_conv=[False, False],
+    ),
+)
+kind("lucid", ResNet("Bottleneck", [1, 2], 5, channels=(16, 24), data_format="channels_last"))
+kind("lucid pre-activation", ResNet("PreActBottleneck", [1, 2], 5, channels=(16, 24), data_format="channels_last"))
+kind("lucid deep", ResNet("BasicBlock", [1, 2], 5, channels=(16, 24), stem_type="deep", data_format="channels_last"))
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_every_kind(name: str) -> None:
+    model, overrides = KINDS[name]
+    state = {
+        key: torch_weight(key, list(shape), np.random.default_rng([7, k]))
+        for k, (key, shape) in enumerate(model.parameter_shapes().items())
+    }
+    model.load_weights(state)
+    found = rr.from_weights(state, data_format="channels_last", **overrides)
+    assert found.parameter_shapes() == model.parameter_shapes()
+    size = 32 if model.graph.rank == 2 else 20
+    x = np.random.default_rng(0).standard_normal((2, *(size,) * model.graph.rank, model.input_shape[-1]))
+    x = x.astype(np.float32) if None in model.input_shape[1:] else np.resize(x, (2, *model.input_shape[1:]))
+    assert np.array_equal(found.predict(x), model.predict(x))
+    config = found.get_config()
+    assert json.loads(json.dumps(config)) == config
+    assert rr.Model.from_config(config).get_config() == config
+
+
+def test_summary_shows_what_was_inferred(capsys: pytest.CaptureFixture[str]) -> None:
+    state = {f"module.{name}": value for name, value in small(groups=8, width_per_group=16).state_dict().items()}
+    rr.from_weights(state, stride_in="1x1").summary()
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-3] == " Weights: torchvision names, prefix 'module.'"
+    assert lines[-2].startswith(" Inferred: 2D, block_type=bottleneck_block, num_blocks=[1, 2], num_filters=[64, 72]")
+    assert "groups=8, width_per_group=16" in lines[-2]
+    assert lines[-1] == " Told: stride_in=1x1"
+
+
+def test_files(tmp_path: Path) -> None:
+    model = small(se_block=True)
+    x = np.random.default_rng(0).standard_normal((2, 32, 32, 3)).astype(np.float32)
+    # A whole model: every argument is in the file.
+    rr.save(model, tmp_path / "model.safetensors")
+    assert rr.from_weights(tmp_path / "model.safetensors").get_config() == model.get_config()
+    changed = rr.from_weights(tmp_path / "model.safetensors", input_shape=(48, 48, 3), name="other")
+    assert (changed.input_shape, changed.name) == ((None, 48, 48, 3), "other")
+    # Weights of this package: its layout and its place of squeeze-and-excitation.
+    model.save_weights(tmp_path / "weights.safetensors")
+    found = rr.from_weights(tmp_path / "weights.safetensors")
+    assert found.data_format == "channels_last"
+    assert np.array_equal(found.predict(x), model.predict(x))
+    with pytest.raises(FileNotFoundError):
+        rr.from_weights(tmp_path / "nothing.safetensors")
+
+
+def test_checkpoints(shared: Path) -> None:
+    folder = shared / "reference" / "checkpoints"
+    with np.load(folder / "expected.npz") as expected:
+        x, logits = expected["x"], expected["logits"]
+    for path in sorted(folder.glob("*.pth")):
+        if path.name.startswith("hostile"):
+            continue
+        y = rr.from_weights(path).predict(x)
+        tolerance = 2e-2 if any(word in path.name for word in ("half", "bf16", "fp16", "bfloat16")) else 1e-4
+        assert np.abs(y - logits).max() <= tolerance * np.abs(logits).max(), path.name
+
+
+def test_medicai_names() -> None:
+    """Keras names: channels last, squeeze-and-excitation before the norm."""
+    state = {
+        "stack0_block0_1_conv/kernel": np.ones((1, 1, 64, 64)),
+        "stack0_block0_2_conv/kernel": np.ones((3, 3, 64, 64)),
+        "stack0_block0_3_conv/kernel": np.ones((1, 1, 64, 256)),
+        "stack0_block0_0_conv/kernel": np.ones((1, 1, 64, 256)),
+        "stack0_block0_squeeze_excitation/conv1/kernel": np.ones((1, 1, 256, 16)),
+        "stack0_block0_squeeze_excitation/conv1/bias": np.ones(16),
+        "stack0_block0_squeeze_excitation/conv2/kernel": np.ones((1, 1, 16, 256)),
+        "stack0_block0_squeeze_excitation/conv2/bias": np.ones(256),
+        "conv1_conv/kernel": np.ones((7, 7, 3, 64)),
+        "predictions/kernel": np.ones((256, 9)),
+        "predictions/bias": np.ones(9),
+    }
+    for name, channels in (("conv1", 64), *((f"stack0_block0_{k}", 256 if k in (0, 3) else 64) for k in range(4))):
+        for leaf in ("gamma", "beta", "moving_mean", "moving_variance"):
+            state[f"{name}_bn/{leaf}"] = np.ones(channels)
+    model = rr.from_weights(state)
+    assert (model.data_format, model.output_shape) == ("channels_last", (None, 9))
+    assert model.get_config()["se_block"] is True
+    assert "se_position" not in model.get_config()  # the default, before_bn
+
+
+# -- other dimensions -------------------------------------------------------------------------------------------------
+
+
+def test_input_channels_adapt() -> None:
+    state = small(block_type="basic_block").state_dict()
+    x = np.random.default_rng(0).standard_normal((2, 32, 32, 1)).astype(np.float32)
+    expected = rr.from_weights(state, data_format="channels_last").predict(np.repeat(x, 3, -1))
+    for channels in (1, 2, 4, 6, 7):
+        model = rr.from_weights(state, data_format="channels_last", input_shape=(32, 32, channels))
+        assert model.parameter_shapes()["conv1.weight"] == (64, channels, 7, 7)
+        got = model.predict(np.repeat(x, channels, -1))
+        np.testing.assert_allclose(got, expected, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("fields", [{}, {"block_type": "basic_block_vd"}, {"se_block": True}])
+def test_images_become_volumes(fields: dict[str, Any]) -> None:
+    """Away from the faces, a volume of equal slices has the features of one slice."""
+    state = small(**fields).state_dict()
+    flat = rr.from_weights(state, data_format="channels_last", include_top=False, levels=["P1"])
+    solid = rr.from_weights(
+        state, data_format="channels_last", include_top=False, levels=["P1"], input_shape=(32, 32, 32, 3)
+    )
+    assert solid.parameter_shapes()["layer1.0.conv2.weight"][2] == 3
+    x = np.random.default_rng(0).standard_normal((1, 32, 32, 3)).astype(np.float32)
+    volume = np.repeat(x[:, None], 32, 1)
+    np.testing.assert_allclose(solid.features(volume)["P1"][:, 8], flat.features(x)["P1"], rtol=1e-3, atol=1e-4)
+
+
+def test_new_classifier() -> None:
+    state = small().state_dict()
+    model = rr.from_weights(state, num_classes=11, classifier_activation="softmax")
+    assert model.output_shape == (None, 11)
+    kept = model.state_dict()
+    assert all(np.array_equal(kept[name], value) for name, value in state.items() if not name.startswith("fc."))
+    assert rr.from_weights(state, include_top=False).output_shape == (None, 288, None, None)
+
+
+def test_backbone_without_head() -> None:
+    state = {name: value for name, value in small().state_dict().items() if not name.startswith("fc.")}
+    assert rr.from_weights(state).output_shape == (None, 288, None, None)
+    detector = {f"backbone.body.{name}": value for name, value in state.items()} | {"rpn.head.weight": np.ones((3, 3))}
+    model = rr.from_weights(detector)
+    assert model.notes[-1] == "Left out: 1 tensors (rpn.head.weight ...)"
+
+
+# -- what is refused --------------------------------------------------------------------------------------------------
+
+
+def without(state: dict[str, Any], *names: str) -> dict[str, Any]:
+    return {name: value for name, value in state.items() if name not in names}
+
+
+STATE = small().state_dict()
+
+
+@pytest.mark.parametrize(
+    ("state", "message"),
+    [
+        ({}, "expected weights of a residual network .* got none"),
+        ({"features.0.weight": np.ones((64, 3, 3, 3))}, r"got features\.0\.weight"),
+        (without(STATE, "conv1.weight"), "expected a stem"),
+        (without(STATE, "layer2.1.conv2.weight"), r"missing +layer2\.1\.conv2\.weight"),
+        ({**STATE, "layer1.0.conv4.weight": np.ones((3, 3))}, r"unexpected +layer1\.0\.conv4\.weight"),
+        ({**STATE, "layer1.7.conv1.weight": np.ones((3, 3, 1, 1))}, "layer1: expected blocks 0, 1, 2"),
+        ({**STATE, "layer4.0.conv1.weight": np.ones((3, 3, 1, 1))}, "layer3: expected blocks"),
+        ({**STATE, "layer1.0.conv2.weight": np.ones((64, 64, 5, 5))}, "layer1.0: expected kernels of"),
+        ({**STATE, "layer1.0.conv2.weight": np.ones((64, 7, 3, 3))}, "layer1: expected one number of groups"),
+        ({**STATE, "layer2.0.conv2.weight": np.ones(3)}, r"layer2\.0\.conv2\.weight: expected the kernel"),
+        ({**STATE, "layer1.0.se.fc1.weight": np.ones((3, 256, 1, 1))}, r"se\.fc1|missing"),
+    ],
+)
+def test_no_network(state: dict[str, Any], message: str) -> None:
+    with pytest.raises(WeightsError, match=message):
+        rr.from_weights(state)
+
+
+def test_overrides_are_checked() -> None:
+    with pytest.raises(UnknownArgumentError, match="unknown argument 'stride_inn'; did you mean 'stride_in'"):
+        rr.from_weights(STATE, stride_inn="1x1")
+    with pytest.raises(ArgumentError, match="stride_in"):
+        rr.from_weights(STATE, stride_in="2x2")
+    with pytest.raises(WeightsError, match="do not fit"):
+        rr.from_weights(STATE, groups=2, width_per_group=32)
+    volume = small(input_shape=(32, 32, 32, 1)).state_dict()
+    with pytest.raises(ArgumentError, match="input_shape: expected four entries"):
+        rr.from_weights(volume, input_shape=(1, 32, 32))
+    with pytest.raises(ArgumentError, match="tensors: expected names"):
+        rr.from_weights({3: np.ones(3)})
