@@ -37,6 +37,7 @@ impl Network {
             .map(|entry| {
                 let start = match entry.role {
                     Role::Kernel => "kernel",
+                    Role::Embedding => "embedding",
                     Role::Scale | Role::RunningVariance => "ones",
                     Role::Bias | Role::RunningMean => "zeros",
                 };

@@ -16,6 +16,8 @@
 //!
 //! NaN stays NaN.
 
+use std::any::Any;
+
 use super::affine::Affine;
 use super::epilogue::Epilogue;
 use super::lanes::{load, store};
@@ -86,6 +88,12 @@ impl Activation {
             let names: Vec<&str> = FUNCTIONS.iter().map(|(name, _)| *name).collect();
             format!("unknown activation function {name:?}, expected one of {}", names.join(", "))
         })
+    }
+
+    /// `next`, if that is an activation and this one does nothing: how an operator that ends with an activation absorbs.
+    pub(super) fn followed_by(self, next: &dyn Op) -> Option<Self> {
+        let next: &dyn Any = next;
+        next.downcast_ref().copied().filter(|_| self == Self::Linear)
     }
 
     /// Whether it is a few instructions: fit to be inlined into a register tile. Kernels that unroll over many

@@ -16,6 +16,7 @@ use crate::simd::Isa;
 mod activation;
 mod add;
 mod affine;
+mod attention;
 mod attributes;
 mod avg_pool;
 mod batch_norm;
@@ -25,16 +26,26 @@ mod dense;
 mod epilogue;
 mod fold;
 mod global_pool;
+mod group_norm;
 mod input;
 mod lanes;
+mod layer_norm;
+mod matmul;
 mod max_pool;
+mod multiply;
+mod online_softmax;
+mod pad;
 mod pad_channels;
+mod parameter;
+mod point_norm;
 mod pool;
 mod rescale;
+mod rows;
 mod softmax;
 mod squeeze_excite;
 #[cfg(test)]
 mod trial;
+mod unit_norm;
 mod upsample;
 
 pub use attributes::{Attributes, Value};
@@ -43,6 +54,7 @@ pub use attributes::{Attributes, Value};
 const OPERATORS: &[(&str, Parse)] = &[
     ("activation", activation::Activation::parse),
     ("add", add::Add::parse),
+    ("attention", attention::Attention::parse),
     ("avg_pool", avg_pool::AvgPool::parse),
     ("batch_norm", batch_norm::BatchNorm::parse),
     ("concat", concat::Concat::parse),
@@ -50,12 +62,20 @@ const OPERATORS: &[(&str, Parse)] = &[
     ("global_avg_pool", global_pool::GlobalPool::parse_avg),
     ("global_max_pool", global_pool::GlobalPool::parse_max),
     ("conv", conv::Conv::parse),
+    ("crop", pad::Crop::parse),
+    ("group_norm", group_norm::GroupNorm::parse),
     ("input", input::Input::parse),
+    ("layer_norm", layer_norm::LayerNorm::parse),
+    ("matmul", matmul::Matmul::parse),
     ("max_pool", max_pool::MaxPool::parse),
+    ("multiply", multiply::Multiply::parse),
+    ("pad", pad::Pad::parse),
     ("pad_channels", pad_channels::PadChannels::parse),
+    ("parameter", parameter::Parameter::parse),
     ("rescale", rescale::Rescale::parse),
     ("softmax", softmax::Softmax::parse),
     ("squeeze_excite", squeeze_excite::SqueezeExcite::parse),
+    ("unit_norm", unit_norm::UnitNorm::parse),
     ("upsample", upsample::Upsample::parse),
 ];
 
@@ -130,6 +150,8 @@ impl Parameter {
 pub enum Role {
     /// A matrix or kernel: starts random.
     Kernel,
+    /// Tokens of its own: starts random and small.
+    Embedding,
     /// A shift: starts at 0.
     Bias,
     /// A factor: starts at 1.

@@ -148,6 +148,7 @@ fn values(parameters: &[Parameter], seed: u64) -> Vec<Vec<f32>> {
         let fan_in: usize = parameter.shape.iter().skip(1).product();
         match parameter.role {
             Role::Kernel => values.iter_mut().for_each(|value| *value /= (fan_in as f32).sqrt()),
+            Role::Embedding => {}
             Role::Bias | Role::RunningMean => values.iter_mut().for_each(|value| *value *= 0.1),
             Role::Scale => values.iter_mut().for_each(|value| *value = 1.0 + 0.2 * *value),
             Role::RunningVariance => values.iter_mut().for_each(|value| *value = 1.0 + 0.9 * value.sin()),

@@ -1,0 +1,282 @@
+//! Group normalisation (Wu & He 2018): every sample's channels in groups, each normalised over its channels and points.
+//!
+//! `y[p][c] = (x[p][c] - mean[g]) / sqrt(variance[g] + epsilon) * weight[c] + bias[c]`, `g` the group of `c`
+//!
+//! One channel per group is instance normalisation. The first pass takes each channel's moments around a value of its
+//! own (the first point of the slab), so that a mean far from zero costs no accuracy; slabs, fixed by the shape, are
+//! combined in float64; the second pass is elementwise: `x * scale[n][c] + shift[n][c]`, the activation included.
+//! Backward, with `h` the normalised input: `d_bias = Σ dy`, `d_weight = Σ dy * h`, and with `u = dy * weight`
+//! `dx = (u - mean(u) - h * mean(u * h)) / deviation`, means over the group: sums over the same slabs, then one pass.
+
+use super::activation::Activation;
+use super::affine::{Pass, repeats};
+use super::lanes::{load, store};
+use super::{Attributes, Compile, Io, Op, Parameter, Role, Signature, Step, expect_inputs};
+use crate::buffer::align_up;
+use crate::shape::Shape;
+use crate::simd::{Isa, Kernel, Simd, dispatch};
+
+/// Group normalisation with the activation that follows it.
+#[derive(Clone, Copy, Debug)]
+pub struct GroupNorm {
+    groups: usize,
+    epsilon: f32,
+    /// Whether there are weight and bias.
+    affine: bool,
+    activation: Activation,
+}
+
+impl GroupNorm {
+    pub(super) fn parse(attributes: &mut Attributes) -> Result<Box<dyn Op>, String> {
+        let (groups, epsilon, affine) =
+            (attributes.size("groups")?, attributes.number("epsilon")?, attributes.flag("affine")?);
+        if epsilon < 0.0 {
+            return Err(format!("attribute \"epsilon\": expected a number >= 0, got {epsilon}"));
+        }
+        Ok(Box::new(Self { groups, epsilon, affine, activation: Activation::Linear }))
+    }
+}
+
+impl Op for GroupNorm {
+    fn kind(&self) -> &'static str {
+        "group_norm"
+    }
+
+    fn signature(&self, channels: &[usize]) -> Result<Signature, String> {
+        expect_inputs(channels, 1)?;
+        let c = channels[0];
+        if !c.is_multiple_of(self.groups) {
+            return Err(format!("{c} channels cannot be dealt to {} groups", self.groups));
+        }
+        let parameters = match self.affine {
+            true => vec![Parameter::new("weight", &[c], Role::Scale), Parameter::new("bias", &[c], Role::Bias)],
+            false => Vec::new(),
+        };
+        Ok(Signature { channels: c, parameters })
+    }
+
+    fn infer(&self, inputs: &[Shape]) -> Result<Shape, String> {
+        Ok(inputs[0])
+    }
+
+    fn absorb(&self, next: &dyn Op, _slot: usize) -> Option<Box<dyn Op>> {
+        let activation = self.activation.followed_by(next)?;
+        Some(Box::new(Self { activation, ..*self }))
+    }
+
+    fn compile(&self, context: &mut Compile<'_>) -> Box<dyn Step> {
+        let shape = context.output;
+        let (weight, bias) = match *context.parameters {
+            [weight, bias] => (weight.to_vec(), bias.to_vec()),
+            _ => (vec![1.0; shape.c], vec![0.0; shape.c]),
+        };
+        Box::new(GroupNormStep { op: *self, isa: context.isa, shape, slabs: Slabs::new(shape), weight, bias })
+    }
+}
+
+/// How the points of a sample are cut: by the shape alone, so that threads cannot change a bit.
+#[derive(Clone, Copy, Debug)]
+struct Slabs {
+    /// Points in a slab, but for the last.
+    points: usize,
+    count: usize,
+}
+
+impl Slabs {
+    fn new(shape: Shape) -> Self {
+        /// Elements that are worth a task.
+        const LEAST: usize = 16 * 1024;
+        /// More slabs than this only make the combination longer.
+        const MOST: usize = 64;
+        let spatial = shape.spatial().max(1);
+        let points = (LEAST / shape.c).max(spatial.div_ceil(MOST)).clamp(1, spatial);
+        Self { points, count: spatial.div_ceil(points) }
+    }
+}
+
+struct GroupNormStep {
+    op: GroupNorm,
+    isa: Isa,
+    shape: Shape,
+    slabs: Slabs,
+    weight: Vec<f32>,
+    bias: Vec<f32>,
+}
+
+impl GroupNormStep {
+    /// Scratch memory: moments of slabs (two rows each); rows of scales and of shifts, one of each for every sample.
+    fn pieces(&self) -> [usize; 2] {
+        let Shape { n, c, .. } = self.shape;
+        [n * self.slabs.count * 2 * align_up(c), n * 2 * c * repeats(c)]
+    }
+
+    /// Writes scale and shift of every channel of sample `n`, from the moments of its slabs.
+    fn combine(&self, x: &[f32], moments: &[f32], scale: &mut [f32], shift: &mut [f32]) {
+        let c = self.shape.c;
+        let (pitch, width, spatial) = (align_up(c), c / self.op.groups, self.shape.spatial());
+        let points = |slab: usize| (spatial - slab * self.slabs.points).min(self.slabs.points) as f64;
+        // Mean, and sum of squared distances from it, of one channel of one slab.
+        let part = |slab: usize, channel: usize| {
+            let [sum, squares] = [0, 1].map(|row| f64::from(moments[(2 * slab + row) * pitch + channel]));
+            let origin = f64::from(x[slab * self.slabs.points * c + channel]);
+            let mean = sum / points(slab);
+            (origin + mean, squares - sum * mean)
+        };
+        for group in 0..self.op.groups {
+            let channels = group * width..(group + 1) * width;
+            let parts = || {
+                let channels = channels.clone();
+                (0..self.slabs.count).flat_map(move |slab| channels.clone().map(move |channel| (slab, channel)))
+            };
+            let count = (spatial * width) as f64;
+            let mean = parts().map(|(slab, channel)| points(slab) * part(slab, channel).0).sum::<f64>() / count;
+            let squares = parts().map(|(slab, channel)| {
+                let (centre, squares) = part(slab, channel);
+                squares + points(slab) * (centre - mean).powi(2)
+            });
+            let deviation = (squares.sum::<f64>().max(0.0) / count + f64::from(self.op.epsilon)).sqrt();
+            for channel in channels.clone() {
+                let factor = f64::from(self.weight[channel]) / deviation;
+                scale[channel] = factor as f32;
+                shift[channel] = (f64::from(self.bias[channel]) - mean * factor) as f32;
+            }
+        }
+        for row in [scale, shift] {
+            let (first, rest) = row.split_at_mut(c);
+            rest.chunks_exact_mut(c).for_each(|copy| copy.copy_from_slice(first));
+        }
+    }
+}
+
+impl Step for GroupNormStep {
+    fn scratch(&self) -> usize {
+        self.pieces().iter().sum()
+    }
+
+    fn forward(&self, io: Io<'_>) {
+        let (x, pool, isa) = (io.inputs[0], io.pool, self.isa);
+        let c = self.shape.c;
+        let (sample, slab) = (self.shape.sample(), self.slabs.points * c);
+        let [moments, rows] = self.pieces();
+        let (moments, rest) = io.scratch.split_at_mut(moments);
+        let rows = &mut rest[..rows];
+
+        pool.for_each_chunk(moments, 2 * align_up(c), |task, out| {
+            let (n, start) = (task / self.slabs.count, task % self.slabs.count * slab);
+            let x = &x[n * sample..(n + 1) * sample][start..sample.min(start + slab)];
+            let (sums, squares) = out.split_at_mut(align_up(c));
+            dispatch(isa, Moments { x, sums: &mut sums[..c], squares: &mut squares[..c] });
+        });
+        let (moments, row) = (&*moments, c * repeats(c));
+        let per_sample = self.slabs.count * 2 * align_up(c);
+        pool.for_each_chunk(rows, 2 * row, |n, rows| {
+            let (scale, shift) = rows.split_at_mut(row);
+            self.combine(&x[n * sample..], &moments[n * per_sample..], scale, shift);
+        });
+        for ((x, y), rows) in x.chunks_exact(sample).zip(io.output.chunks_exact_mut(sample)).zip(rows.chunks(2 * row)) {
+            let (scale, shift) = rows.split_at(row);
+            Pass { isa, x, residual: None, scale, shift, activation: self.op.activation }.run(y, pool);
+        }
+    }
+
+    fn algorithm(&self) -> String {
+        "moments of slabs, one pass".into()
+    }
+}
+
+/// Sums of `x - origin` and of its squares over the points of a slab, `origin` being the first point.
+struct Moments<'a> {
+    x: &'a [f32],
+    sums: &'a mut [f32],
+    squares: &'a mut [f32],
+}
+
+impl Kernel for Moments<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) {
+        /// Points that are summed before their sum is added to the total: rounding grows with the sum of the two.
+        const RUN: usize = 128;
+        let c = self.sums.len();
+        assert!(self.squares.len() == c && self.x.len().is_multiple_of(c) && !self.x.is_empty());
+        for start in (0..c).step_by(S::LANES) {
+            let tail = (start + S::LANES > c).then_some(simd.first(c - start));
+            // SAFETY: every point has a vector, or the tail, from `start`; so have both outputs.
+            unsafe {
+                let origin = load(simd, self.x.as_ptr().add(start), tail);
+                let (mut sums, mut squares) = (simd.splat(0.0), simd.splat(0.0));
+                for run in self.x.chunks(RUN * c) {
+                    let (mut sum, mut square) = (simd.splat(0.0), simd.splat(0.0));
+                    for point in run.chunks_exact(c) {
+                        let x = simd.sub(load(simd, point.as_ptr().add(start), tail), origin);
+                        sum = simd.add(sum, x);
+                        square = simd.fma(x, x, square);
+                    }
+                    sums = simd.add(sums, sum);
+                    squares = simd.add(squares, square);
+                }
+                store(simd, self.sums.as_mut_ptr().add(start), sums, tail);
+                store(simd, self.squares.as_mut_ptr().add(start), squares, tail);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::trial::{Trial, op, text};
+    use super::super::{Op, Value};
+    use super::*;
+
+    fn group_norm(groups: usize, affine: bool) -> Box<dyn Op> {
+        let groups = ("groups", Value::Int(groups as i64));
+        op("group_norm", &[groups, ("epsilon", Value::Float(1e-3)), ("affine", Value::Bool(affine))])
+    }
+
+    fn naive(x: &[f64], shape: Shape, groups: usize, parameters: Option<[Vec<f64>; 2]>) -> Vec<f64> {
+        let (c, width) = (shape.c, shape.c / groups);
+        let mut y = x.to_vec();
+        for sample in y.chunks_mut(shape.sample()) {
+            for group in 0..groups {
+                let member = |i: &usize| i % c / width == group;
+                let of_group: Vec<f64> = (0..sample.len()).filter(member).map(|i| sample[i]).collect();
+                let mean = of_group.iter().sum::<f64>() / of_group.len() as f64;
+                let variance = of_group.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / of_group.len() as f64;
+                for i in (0..sample.len()).filter(member) {
+                    let [weight, bias] = match &parameters {
+                        Some([weight, bias]) => [weight[i % c], bias[i % c]],
+                        None => [1.0, 0.0],
+                    };
+                    sample[i] = (sample[i] - mean) / (variance + 1e-3).sqrt() * weight + bias;
+                }
+            }
+        }
+        y
+    }
+
+    #[test]
+    fn groups_layers_and_instances() {
+        for (c, groups) in [(1, 1), (6, 3), (16, 16), (17, 1), (32, 4), (70, 35), (64, 32)] {
+            for dims in [[1, 3, 5], [2, 9, 11], [1, 61, 67]] {
+                let shape = Shape::new(2, dims, c);
+                let mut trial = Trial::new(group_norm(groups, true), &[shape]);
+                // A mean of its own for every channel.
+                trial.inputs[0].iter_mut().enumerate().for_each(|(i, x)| *x += (i % c % 5) as f32);
+                let parameters = [0, 1].map(|i| trial.parameter(i));
+                let want = naive(&trial.input(0), shape, groups, Some(parameters));
+                trial.check(&want);
+                let relu = op("activation", &[("function", text("relu"))]);
+                let want: Vec<f64> = want.iter().map(|y| y.max(0.0)).collect();
+                trial.absorb(&*relu, &[]).check(&want);
+                let trial = Trial::new(group_norm(groups, false), &[shape]);
+                trial.check(&naive(&trial.input(0), shape, groups, None));
+            }
+        }
+    }
+
+    #[test]
+    fn groups_must_divide_the_channels() {
+        assert!(group_norm(4, true).signature(&[6]).unwrap_err().contains("4 groups"));
+    }
+}
