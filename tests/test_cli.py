@@ -183,6 +183,16 @@ def test_predict(image: Path, weights: Path, tmp_path: Path) -> None:
     assert f"{scores[0]:.4f}" in text
 
 
+def test_predict_infers_the_network(image: Path, weights: Path, saved: Path) -> None:
+    command = ["predict", image, "--weights", weights, "--input-size", "32", "--json"]
+    named = json.loads(succeed(*command, "--model", "resnet18", "--num-classes", "7"))
+    inferred = json.loads(succeed(*command))
+    assert inferred[0]["classes"] == named[0]["classes"]
+    whole = json.loads(succeed("predict", image, "--weights", saved, "--json"))
+    assert whole[0]["classes"] == json.loads(succeed("predict", image, "--model", saved, "--json"))[0]["classes"]
+    assert "--naming" in refuse(1, *command, "--naming", "timm")
+
+
 def test_predict_is_what_python_predicts(image: Path, saved: Path) -> None:
     from resnet_rs.images import load_image
 

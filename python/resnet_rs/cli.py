@@ -35,9 +35,11 @@ examples:
 examples:
   resnet-rs predict cat.jpg --model resnet50 --weights resnet50.pth --classes classes.json
   resnet-rs predict *.jpg --model resnet50 --weights v1.safetensors --stride-in 1x1 --preprocess caffe --json
+  resnet-rs predict cat.jpg --weights resnext50_32x4d.pth --classes classes.json
   resnet-rs predict scan.png --model saved.safetensors --top 3
 
---model is a name of `resnet-rs list` (and then needs --weights) or a file of `resnet_rs.save`. --classes is a JSON
+--model is a name of `resnet-rs list` (and then needs --weights) or a file of `resnet_rs.save`. Without --model the
+network is inferred from the weights. --classes is a JSON
 list, a JSON object index -> name, or a text file with one name per line.""",
     "list": """\
 examples:
@@ -129,20 +131,34 @@ def is_saved_model(name: str) -> bool:
 def load_model(args: argparse.Namespace, num_classes: int | None) -> Model:
     import resnet_rs as rr
 
+    options: dict[str, Any] = {"stride_in": args.stride_in} if args.stride_in else {}
+    if args.input_size is not None:
+        options["input_shape"] = (args.input_size, args.input_size, 3)
+    if not args.model:
+        return inferred_model(args, options)
     if is_saved_model(args.model):
         if args.weights:
             raise CommandError(f"{args.model} brings its own weights: leave --weights out, or give --model a name")
         return rr.load(args.model)
     if not args.weights:
         raise CommandError(f"--weights FILE is needed: without it {args.model} would guess at random")
-    options: dict[str, Any] = {"stride_in": args.stride_in} if args.stride_in else {}
     if num_classes is not None:
         options["num_classes"] = num_classes
-    if args.input_size is not None:
-        options["input_shape"] = (args.input_size, args.input_size, 3)
     model = rr.create_model(args.model, **options)
     model.load_weights(args.weights, naming=args.naming)
     return model
+
+
+def inferred_model(args: argparse.Namespace, options: dict[str, Any]) -> Model:
+    import resnet_rs as rr
+
+    if not args.weights:
+        args.usage_error("one of --model and --weights is required")
+    if args.naming != "auto":
+        raise CommandError("--naming: without --model the weights tell whose names they have")
+    if args.weights.endswith(".safetensors") and "config" in rr.weights.read_metadata(args.weights):
+        return rr.load(args.weights)
+    return rr.from_weights(args.weights, data_format="channels_last", classifier_activation="softmax", **options)
 
 
 def predict(args: argparse.Namespace) -> int:
@@ -154,7 +170,9 @@ def predict(args: argparse.Namespace) -> int:
     classes = read_classes(args.classes) if args.classes else None
     model = load_model(args, args.num_classes or (len(classes) if classes else None))
     if len(model.output_shape) != 2:
-        raise CommandError(f"{args.model} does not classify: its output has the shape {model.output_shape}")
+        raise CommandError(
+            f"{args.model or args.weights} does not classify: its output has the shape {model.output_shape}"
+        )
     outputs = model.output_shape[1] or 0
     if classes is not None and len(classes) != outputs:
         raise CommandError(f"{args.classes}: expected {outputs} names, one for each output, got {len(classes)}")
@@ -351,7 +369,8 @@ def parser() -> argparse.ArgumentParser:
 
     sub = command("predict", predict, "Classify images.")
     sub.add_argument("images", nargs="+", metavar="IMAGE", help="image files (needs Pillow)")
-    sub.add_argument("--model", required=True, help="name of a model, or a file of resnet_rs.save")
+    sub.set_defaults(usage_error=sub.error)
+    sub.add_argument("--model", help="name of a model, or a file of resnet_rs.save (default: inferred from --weights)")
     sub.add_argument("--weights", metavar="FILE", help=".safetensors, .pth, .th or .ckpt")
     sub.add_argument(
         "--naming",
