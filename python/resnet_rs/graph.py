@@ -186,6 +186,32 @@ class Builder:
         b.input = Tensor(0, channels)
         return b
 
+    def include(self, graph: Graph, x: Tensor, outputs: Mapping[str, int]) -> dict[str, Tensor]:
+        """Add a copy of what some outputs of another graph need, with `x` in place of its input, named in this scope.
+
+        Args:
+            graph: a graph of one input.
+            x: what it is to work on.
+            outputs: the labels of the wanted outputs, with their channels.
+
+        >>> first = Builder(rank=2, channels=3)
+        >>> graph = first.graph({"P1": first.relu(first.input), "output": first.softmax(first.input)})
+        >>> b = Builder(rank=2, channels=3)
+        >>> with b.scope("encoder"):
+        ...     levels = b.include(graph, b.input, {"P1": 3})
+        >>> [node.name for node in b.graph(levels).nodes]
+        ['input', 'encoder.relu']
+        """
+        needed = {graph.outputs[label] for label in outputs}
+        for number in range(len(graph.nodes) - 1, 0, -1):
+            if number in needed:
+                needed.update(graph.nodes[number].inputs)
+        copies = {0: x}
+        for number in sorted(needed - {0}):
+            node = graph.nodes[number]
+            copies[number] = self._add(node.op, [copies[i] for i in node.inputs], 0, node.attributes, node.name)
+        return {label: Tensor(copies[graph.outputs[label]].node, channels) for label, channels in outputs.items()}
+
     def extra_input(self, channels: int, name: str) -> Tensor:
         """Add a further input; inputs are fed in the order in which they were added."""
         return self._add("input", (), channels, {"channels": channels}, name)
@@ -311,6 +337,15 @@ class Builder:
         attributes: dict[str, Attribute] = {"groups": groups, "epsilon": epsilon, "affine": affine}
         return self._add("group_norm", (x,), x.channels, attributes, name)
 
+    def layer_norm(self, x: Tensor, *, epsilon: float = 1e-5, name: str) -> Tensor:
+        """Normalise each position over its channels; `weight` and `bias` (channels,)."""
+        return self._add("layer_norm", (x,), x.channels, {"epsilon": epsilon}, name)
+
+    def parameter(self, x: Tensor, channels: int, size: Sequence[int], *, name: str) -> Tensor:
+        """A learned map of `size` (depth, height, width), a copy per sample of `x`; `weight` is (positions, channels)."""
+        attributes: dict[str, Attribute] = {"size": lift("size", size, 3), "channels": channels}
+        return self._add("parameter", (x,), channels, attributes, name)
+
     def dense(self, x: Tensor, units: int, *, bias: bool = True, name: str) -> Tensor:
         """Fully connected layer over the channels; `weight` is (units, channels)."""
         return self._add("dense", (x,), units, {"units": units, "bias": bias}, name)
@@ -342,6 +377,40 @@ class Builder:
     def add(self, x: Tensor, y: Tensor, *, name: str | None = None) -> Tensor:
         """Sum of two tensors of one shape."""
         return self._add("add", (x, y), x.channels, {}, name)
+
+    def multiply(self, x: Tensor, gate: Tensor, *, name: str | None = None) -> Tensor:
+        """Product of two tensors of one size; `gate` has as many channels as `x`, or one for all of them."""
+        return self._add("multiply", (x, gate), x.channels, {}, name)
+
+    def matmul(self, x: Tensor, y: Tensor, units: int, *, transpose: bool = False, name: str | None = None) -> Tensor:
+        """Multiply the channels at each position of `x` by a matrix: rows are the positions of `y`, `units` its channels.
+
+        With `transpose` its columns are the positions of `y`, of which there must be `units`.
+        """
+        return self._add("matmul", (x, y), units, {"units": units, "transpose": transpose}, name)
+
+    def attention(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        heads: int,
+        *,
+        visible: Tensor | None = None,
+        mask: str = "none",
+        name: str | None = None,
+    ) -> Tensor:
+        """Multi-head attention of the positions of `query` to those of `key`, all projected already.
+
+        `visible` is a map with one channel per query whose sign says what it sees, `mask` how: "foreground" (positive
+        at the same place), or "medicai" (not positive, resized along the flattened positions).
+        """
+        inputs = (query, key, value) if visible is None else (query, key, value, visible)
+        return self._add("attention", inputs, query.channels, {"heads": heads, "mask": mask}, name)
+
+    def unit_norm(self, x: Tensor, *, name: str | None = None) -> Tensor:
+        """Scale each position's channels to a vector of length 1."""
+        return self._add("unit_norm", (x,), x.channels, {}, name)
 
     def concat(self, tensors: Sequence[Tensor], *, name: str | None = None) -> Tensor:
         """Join two or more tensors along the channels."""
@@ -409,3 +478,11 @@ class Builder:
         """Append channels of zeros on both sides."""
         attributes: dict[str, Attribute] = {"before": before, "after": after}
         return self._add("pad_channels", (x,), before + x.channels + after, attributes, name)
+
+    def pad(self, x: Tensor, multiple: Size, *, name: str | None = None) -> Tensor:
+        """Append positions of zeros until each axis is a multiple of `multiple`."""
+        return self._add("pad", (x,), x.channels, {"multiple": lift("multiple", multiple, self.rank)}, name)
+
+    def crop(self, x: Tensor, like: Tensor, scale: Size = 1, *, name: str | None = None) -> Tensor:
+        """Keep the first positions of `x`, `scale` times as many along each axis as `like` has."""
+        return self._add("crop", (x, like), x.channels, {"scale": lift("scale", scale, self.rank)}, name)

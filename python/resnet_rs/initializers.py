@@ -1,4 +1,4 @@
-"""Initial weights, as Keras has them: Glorot uniform kernels, scales and variances 1, shifts and means 0."""
+"""Initial weights, as Keras has them: Glorot uniform kernels, small normal embeddings, scales 1, shifts 0 ..."""
 
 from __future__ import annotations
 
@@ -13,14 +13,21 @@ if TYPE_CHECKING:
 
 __all__ = ["glorot_uniform", "initial_value"]
 
+# Of position embeddings and queries, as in vision transformers.
+EMBEDDING_DEVIATION = 0.02
+
 
 def initial_value(start: str, shape: tuple[int, ...], name: str, seed: int) -> NDArray[np.float32]:
-    """Return the first value of a parameter; `start` is "kernel", "ones" or "zeros".
+    """Return the first value of a parameter; `start` is "kernel", "embedding", "ones" or "zeros".
 
     It depends on seed, name and shape only: adding a layer changes no other layer's start.
     """
     if start == "kernel":
         return glorot_uniform(shape, np.random.default_rng([seed, zlib.crc32(name.encode())]))
+    if start == "embedding":
+        values = np.random.default_rng([seed, zlib.crc32(name.encode())]).standard_normal(shape, np.float32)
+        values *= EMBEDDING_DEVIATION
+        return values
     return np.full(shape, 1.0 if start == "ones" else 0.0, np.float32)
 
 

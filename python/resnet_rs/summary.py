@@ -24,9 +24,16 @@ LAYERS = {
     "conv": "Conv{}D",
     "conv_transpose": "Conv{}DTranspose",
     "batch_norm": "BatchNormalization",
+    "group_norm": "GroupNormalization",
+    "layer_norm": "LayerNormalization",
+    "unit_norm": "UnitNormalization",
     "activation": "Activation",
     "softmax": "Softmax",
     "add": "Add",
+    "multiply": "Multiply",
+    "matmul": "Dot",
+    "attention": "Attention",
+    "parameter": "Parameter",
     "concat": "Concatenate",
     "max_pool": "MaxPooling{}D",
     "avg_pool": "AveragePooling{}D",
@@ -37,6 +44,8 @@ LAYERS = {
     "upsample": "UpSampling{}D",
     "rescale": "Rescaling",
     "pad_channels": "PadChannels",
+    "pad": "ZeroPadding{}D",
+    "crop": "Cropping{}D",
 }
 
 
