@@ -129,6 +129,16 @@ def test_free_sizes_need_a_size() -> None:
     assert model.predict(np.zeros((1, 1, 1, 3))).shape == (1, 1, 1, 72)
 
 
+def test_too_small_for_a_layer_that_is_named() -> None:
+    arguments: dict[str, Any] = {"conv_kernel_sizes": [8], "stem_pool": False}
+    with pytest.raises(rr.ShapeError, match=r"^conv1: "):
+        small(input_shape=(1, 1, 3), **arguments)
+    free = small(input_shape=(None, None, 3), **arguments)
+    assert free.predict(np.zeros((1, 2, 2, 3))).shape == (1, 1, 1, 72)
+    with pytest.raises(rr.ShapeError, match=r"^conv1: "):
+        free.predict(np.zeros((1, 9, 1, 3)))
+
+
 def test_too_large_for_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     model = small(input_shape=(None, None, 1))
     nothing = np.broadcast_to(np.float32(0), (1, 2_000_000, 2_000_000, 1))
@@ -139,7 +149,7 @@ def test_too_large_for_memory(monkeypatch: pytest.MonkeyPatch) -> None:
         model.predict(many)
     wide = rr.models.ResNet50(num_classes=2**24)  # 128 GB of weights
     monkeypatch.setattr(rr.runtime, "available_memory", lambda: 2**30)
-    with pytest.raises(rr.MemoryLimitError, match=r"ResNet502D.*needs 128\.\d* GB, 1\.00 GB"):
+    with pytest.raises(rr.MemoryLimitError, match=r"ResNet502D.*needs 256\.\d* GB, 1\.00 GB"):
         wide.predict(np.zeros((1, 224, 224, 3)))
     with pytest.raises(rr.MemoryLimitError):
         wide.state_dict()

@@ -98,6 +98,7 @@ class Model:
         self._vectors = graph.vectors()
         self._shapes: dict[tuple[int, ...], list[tuple[int, ...]]] = {}
         self._bytes: dict[tuple[object, ...], int] = {}
+        self._ran = False
         if None not in self._sample:
             self._output_shapes(self._probe())  # a size that does not fit is an error of the constructor
 
@@ -253,6 +254,7 @@ class Model:
             stop = min(start + batch, count)
             piece = array[start:stop]
             values = self._network.run([as_float32(piece).reshape(self._batch_shape(piece, len(piece)))], nodes)
+            self._ran = True
             for result, value in zip(results, values, strict=True):
                 result[start:stop] = value.reshape(stop - start, *result.shape[1:])
             if verbose:
@@ -421,6 +423,8 @@ class Model:
                     self._bytes = {}
                 activations = self._bytes[key] = self._network.activation_bytes((n, d, h, w, c), nodes)
             needed += 4 * outputs + activations
+            if not self._ran:
+                needed += 4 * self.count_params()  # the kernels' own copy of the weights, packed for them
             sizes = self._format.from_last(shape[5 - self.graph.rank - 1 :])
             what = f"{self.name}: a batch of shape {(n, *sizes)}"
         require_memory(needed, what)
