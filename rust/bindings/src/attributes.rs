@@ -32,7 +32,7 @@ fn to_value(object: &Bound<'_, PyAny>, depth: usize) -> PyResult<Value> {
         return Ok(Value::Text(object.extract()?));
     }
     if depth == 0 {
-        return Err(raise(object.py(), "GraphError", "attributes: expected lists at most three deep".into()));
+        return Err(raise(object.py(), "ArgumentError", "attributes: expected lists at most three deep".into()));
     }
     let items = object.try_iter()?.map(|item| to_value(&item?, depth - 1));
     Ok(Value::List(items.collect::<PyResult<_>>()?))
