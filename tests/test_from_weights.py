@@ -8,10 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 import resnet_rs as rr
-from resnet_rs.errors import ArgumentError, UnknownArgumentError, WeightsError
+from resnet_rs.errors import ArgumentError, ResnetError, UnknownArgumentError, WeightsError
 from resnet_rs.models import ResNet, ResNetClassifier
 
 # Case of ../shared/reference/torch -> what shapes cannot tell.
@@ -243,6 +245,12 @@ def without(state: dict[str, Any], *names: str) -> dict[str, Any]:
 
 
 STATE = small().state_dict()
+TINY = {"num_filters": [4, 8], "conv_filters": [4], "num_classes": 2}
+SMALLEST = [
+    small(**TINY).state_dict(),
+    small(**TINY, block_type="basic_block_vd", se_block=True).state_dict(),
+    small(**TINY, use_pre_activation=True).state_dict(),
+]
 
 
 @pytest.mark.parametrize(
@@ -278,3 +286,26 @@ def test_overrides_are_checked() -> None:
         rr.from_weights(volume, input_shape=(1, 32, 32))
     with pytest.raises(ArgumentError, match="tensors: expected names"):
         rr.from_weights({3: np.ones(3)})
+
+
+@given(data=st.data())
+@settings(max_examples=150, deadline=None)
+def test_damaged_weights_are_refused_or_fit(data: st.DataObject) -> None:
+    """Whatever is left out, renamed or reshaped: a model that holds the weights, or an error of this package."""
+    state: dict[str, Any] = dict(data.draw(st.sampled_from(SMALLEST)))
+    for _ in range(data.draw(st.integers(1, 3))):
+        name = data.draw(st.sampled_from(sorted(state)))
+        value = state.pop(name)
+        change = data.draw(st.sampled_from(["drop", "rename", "reshape", "axes"]))
+        if change == "rename":
+            state[data.draw(st.sampled_from([*sorted(state), "layer3.0.conv1.weight", "stem.0.weight", "x"]))] = value
+        elif change == "reshape":
+            state[name] = np.ones(tuple(data.draw(st.integers(0, 9)) for _ in value.shape), np.float32)
+        elif change == "axes":
+            state[name] = np.ones((2,) * data.draw(st.integers(0, 6)), np.float32)
+    try:
+        model = rr.from_weights(state)
+    except ResnetError:
+        pass
+    else:
+        assert model.count_params() <= sum(np.size(value) for value in state.values())
