@@ -9,11 +9,11 @@ use std::collections::BTreeMap;
 use std::hint::black_box;
 use std::time::Instant;
 
+use resnet_core::Shape;
 use resnet_core::buffer::Buffer;
 use resnet_core::ops::{Attributes, Compile, Io, Op, Step, Value, parse};
 use resnet_core::parallel::{Pool, run_with};
 use resnet_core::simd::{Isa, Kernel, Simd, dispatch};
-use resnet_core::Shape;
 
 /// name, input channels, filters, spatial size, kernel, stride, groups
 type Layer = (&'static str, usize, usize, [usize; 3], [usize; 3], usize, usize);
@@ -151,10 +151,15 @@ fn main() {
     println!("{threads} threads, {}; best (median) of {rounds} rounds, % of FMA peak", isa.name());
     println!("{:28} {:>8} {:>14} {:>14}  algorithm", "layer", "ms", "warm %", "cold %");
     let mut top_peak = 0.0;
-    for layer in LAYERS.iter().filter(|layer| names.is_empty() || names.iter().any(|name| layer.0.contains(name.as_str()))) {
+    for layer in
+        LAYERS.iter().filter(|layer| names.is_empty() || names.iter().any(|name| layer.0.contains(name.as_str())))
+    {
         let mut first = Compiled::new(layer, isa, threads);
         let flops = first.step.flops() as f64;
-        let bytes = 4 * (first.input.len() + first.output.len() + layer.1 * layer.2 / layer.6 * layer.4.iter().product::<usize>());
+        let bytes = 4
+            * (first.input.len()
+                + first.output.len()
+                + layer.1 * layer.2 / layer.6 * layer.4.iter().product::<usize>());
         let copies = (24_usize << 20).div_ceil(bytes).clamp(2, 16);
         let mut all: Vec<Compiled> = (0..copies).map(|_| Compiled::new(layer, isa, threads)).collect();
         let (mut warm, mut cold, mut peaks) = (Vec::new(), Vec::new(), Vec::new());

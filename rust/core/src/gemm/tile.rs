@@ -5,7 +5,7 @@
 //! segment is a run of taps that are neighbours in memory. Each output is one chain of fused multiply-adds in the
 //! order of the segments: its bits do not depend on the tile that it is computed in.
 
-use crate::simd::Simd;
+use crate::simd::{Kernel, Simd, for_rows, opaque, outlined};
 
 /// A contiguous stretch of the reduction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,20 +37,6 @@ const fn place(rows: usize, row: usize) -> (usize, usize) {
         group += 1;
     }
     (group, rest)
-}
-
-/// Repeats `$body` for each row. A loop would do, if the compiler could be relied on to unroll it: when it does not, the
-/// sums live in memory and the tile is three times slower.
-macro_rules! for_rows {
-    ($m:ident, $i:ident, $body:block) => {
-        for_rows!(@ $m, $i, $body, 0 1 2 3 4 5 6 7 8 9 10 11 12 13)
-    };
-    (@ $m:ident, $i:ident, $body:block, $($row:literal)*) => {
-        $(if $row < $m {
-            let $i: usize = $row;
-            $body
-        })*
-    };
 }
 
 /// What the tile does with its sums before and after.
@@ -93,32 +79,35 @@ pub(crate) struct Tile<'a> {
 /// is `vectors` vectors wide, and so is `bias`. The output may be written by nobody else, `residual` has its layout.
 #[inline(always)]
 pub(crate) unsafe fn run<S: Simd>(s: S, tile: &Tile<'_>, rows: usize, vectors: usize) {
-    macro_rules! choose {
-        ($($m:literal)*) => {
-            match (rows, vectors) {
-                // SAFETY: the caller's contract is that of `compute` for these numbers.
-                $(($m, 1) if $m <= S::TILE_ROWS => unsafe { compute::<S, $m, 1>(s, tile) },)*
-                // SAFETY: as above.
-                $(($m, 2) if $m <= S::TILE_ROWS && S::TILE_VECTORS >= 2 => unsafe { compute::<S, $m, 2>(s, tile) },)*
-                _ => unreachable!("tile of {rows} rows and {vectors} vectors"),
-            }
-        };
-    }
-    choose!(1 2 3 4 5 6 7 8 9 10 11 12 13 14)
+    outlined(s, SizedTile { tile, rows, vectors });
 }
 
-/// The same pointer, but the compiler no longer knows where it comes from.
-///
-/// Left to itself it turns the sum of a group's pointer and a multiple of the stride into one pointer per row, more than
-/// there are registers.
-#[inline(always)]
-fn opaque(mut pointer: *const f32) -> *const f32 {
-    #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
-    // SAFETY: no instruction at all.
-    unsafe {
-        std::arch::asm!("/* {0} */", inout(reg) pointer, options(pure, nomem, nostack, preserves_flags));
+/// A tile that [`run`]'s caller vouches for, with its size.
+struct SizedTile<'a> {
+    tile: &'a Tile<'a>,
+    rows: usize,
+    vectors: usize,
+}
+
+impl Kernel for SizedTile<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let Self { tile, rows, vectors } = self;
+        macro_rules! choose {
+            ($($m:literal)*) => {
+                match (rows, vectors) {
+                    // SAFETY: the contract of `run` is that of `compute` for these numbers.
+                    $(($m, 1) if $m <= S::TILE_ROWS => unsafe { compute::<S, $m, 1>(s, tile) },)*
+                    // SAFETY: as above.
+                    $(($m, 2) if $m <= S::TILE_ROWS && S::TILE_VECTORS >= 2 => unsafe { compute::<S, $m, 2>(s, tile) },)*
+                    _ => unreachable!("tile of {rows} rows and {vectors} vectors"),
+                }
+            };
+        }
+        choose!(1 2 3 4 5 6 7 8 9 10 11 12 13 14)
     }
-    pointer
 }
 
 /// # Safety

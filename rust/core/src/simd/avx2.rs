@@ -1,6 +1,6 @@
 //! AVX2 and FMA: 8 lanes, 16 registers.
 
-use super::Simd;
+use super::{Isa, Simd};
 use std::arch::x86_64::*;
 
 /// Proof of AVX2 and FMA.
@@ -27,6 +27,7 @@ macro_rules! intrinsic {
 const LANE_NUMBERS: [i32; 8] = [0, 1, 2, 3, 4, 5, 6, 7];
 
 impl Simd for Avx2 {
+    const ISA: Isa = Isa::Avx2;
     const LANES: usize = 8;
     // 12 accumulators, 2 vectors of weights and a broadcast: 15 of 16 registers.
     const TILE_ROWS: usize = 6;

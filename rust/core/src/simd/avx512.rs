@@ -1,6 +1,6 @@
 //! AVX-512: 16 lanes, 32 registers.
 
-use super::Simd;
+use super::{Isa, Simd};
 use std::arch::x86_64::*;
 
 /// Proof of AVX-512 F, BW, DQ and VL.
@@ -24,6 +24,7 @@ macro_rules! intrinsic {
 }
 
 impl Simd for Avx512 {
+    const ISA: Isa = Isa::Avx512;
     const LANES: usize = 16;
     // 28 accumulators, 2 vectors of weights and a broadcast: 31 of 32 registers.
     const TILE_ROWS: usize = 14;

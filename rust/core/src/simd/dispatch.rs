@@ -107,6 +107,23 @@ pub fn dispatch<K: Kernel>(isa: Isa, kernel: K) -> K::Output {
     }
 }
 
+/// Runs `kernel` as a function of its own, compiled once however many other kernels call it.
+///
+/// Everything else below `dispatch` is inlined. For a body as large as the register tile that would mean minutes of
+/// compilation for every further caller. `proof` shows that the processor has the instruction set.
+#[inline(always)]
+pub fn outlined<S: Simd, K: Kernel>(proof: S, kernel: K) -> K::Output {
+    match S::ISA {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: whoever has an `S` is already running on a processor with these features.
+        Isa::Avx2 => unsafe { run_avx2(kernel, proof) },
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: as above.
+        Isa::Avx512 => unsafe { run_avx512(kernel, proof) },
+        _ => kernel.run(proof),
+    }
+}
+
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma")]
 fn run_avx2<K: Kernel>(kernel: K, simd: impl Simd) -> K::Output {

@@ -13,7 +13,36 @@ mod dispatch;
 pub mod math;
 mod portable;
 
-pub use dispatch::{Isa, dispatch};
+pub use dispatch::{Isa, dispatch, outlined};
+
+/// Repeats `$body` with `$i` from 0 to `$count`, at most 16. A loop would do, if the compiler could be relied on to
+/// unroll it: where it does not, the accumulators of a kernel live in memory and it is three times slower.
+macro_rules! for_rows {
+    ($count:expr, $i:ident, $body:block) => {
+        for_rows!(@ $count, $i, $body, 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15)
+    };
+    (@ $count:expr, $i:ident, $body:block, $($row:literal)*) => {
+        $(if $row < $count {
+            let $i: usize = $row;
+            $body
+        })*
+    };
+}
+pub(crate) use for_rows;
+
+/// The same pointer, but the compiler no longer knows where it comes from.
+///
+/// Left to itself it trades arithmetic on addresses, and loads that repeat, for registers that an unrolled kernel does not
+/// have: one pointer for each row of a tile, one vector for each load that a loop repeats.
+#[inline(always)]
+pub(crate) fn opaque(mut pointer: *const f32) -> *const f32 {
+    #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+    // SAFETY: no instruction at all.
+    unsafe {
+        std::arch::asm!("/* {0} */", inout(reg) pointer, options(nomem, nostack, preserves_flags));
+    }
+    pointer
+}
 
 /// A computation that can run on any instruction set.
 pub trait Kernel {
@@ -28,6 +57,8 @@ pub trait Kernel {
 ///
 /// Arithmetic is IEEE single precision; [`Simd::fma`] rounds once on AVX2 and AVX-512, twice in the portable version.
 pub trait Simd: Copy + Send + Sync + 'static {
+    /// The instruction set.
+    const ISA: Isa;
     /// Floats in a vector.
     const LANES: usize;
     /// Rows of the largest register tile of a matrix product.

@@ -1,6 +1,6 @@
 //! Vectors as arrays of eight floats: the compiler turns them into whatever the build targets (SSE2, NEON).
 
-use super::Simd;
+use super::{Isa, Simd};
 
 /// Needs nothing of the processor.
 #[derive(Clone, Copy)]
@@ -38,6 +38,7 @@ fn zip(a: Lanes<f32>, b: Lanes<f32>, f: impl Fn(f32, f32) -> f32) -> Lanes<f32> 
 }
 
 impl Simd for Portable {
+    const ISA: Isa = Isa::Portable;
     const LANES: usize = LANES;
     // SSE2 has 16 registers of 4 floats, NEON 32: 8 and 24 of them accumulate.
     const TILE_ROWS: usize = if cfg!(target_arch = "aarch64") { 6 } else { 4 };

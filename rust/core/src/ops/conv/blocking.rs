@@ -89,6 +89,26 @@ impl Blocking {
 }
 
 impl Work {
+    /// Multiplications and additions, those with padding included.
+    pub(super) fn flops(&self) -> u64 {
+        2 * self.output.len() as u64 * (self.window.taps() * self.input.c / self.groups) as u64
+    }
+
+    /// The same work with the rows of a 2D image as planes of one row, which are the same memory: algorithms that go
+    /// plane by plane, and keep as many as a window sees, then do so with rows.
+    pub(super) fn rows_as_planes(mut self) -> Self {
+        if self.input.d == 1 && self.window.kernel[0] == 1 && self.output.d == 1 {
+            let Self { window, input, output, .. } = &mut self;
+            for axes in [&mut window.kernel, &mut window.stride, &mut window.dilation] {
+                axes.swap(0, 1);
+            }
+            window.padding.swap(0, 1);
+            *input = input.with_dims([input.h, 1, input.w]);
+            *output = output.with_dims([output.h, 1, output.w]);
+        }
+        self
+    }
+
     /// Rows of the image that fit one register tile: 4, 2 or 1.
     fn tile_rows(&self) -> usize {
         let fits = |rows: &usize| rows * self.output.w <= self.tile.0 && *rows <= self.output.h;

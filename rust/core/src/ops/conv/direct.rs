@@ -70,7 +70,7 @@ impl Direct {
         let first_row = part.rows.start * window.stride[1];
         let rows = (part.rows.len() - 1) * window.stride[1] + window.extent(1);
         let columns = (output.w - 1) * window.stride[2] + window.extent(2);
-        Stage { slots, rows, first_row, columns, channels: input.c }
+        Stage { slots, rows, first_row, columns, channels: input.c, first_channel: 0 }
     }
 
     /// Planes that are in memory at once.
@@ -335,8 +335,7 @@ impl Step for Direct {
     }
 
     fn flops(&self) -> u64 {
-        let Work { window, input, output, groups, .. } = self.work;
-        2 * output.len() as u64 * (window.taps() * input.c / groups) as u64
+        self.work.flops()
     }
 }
 

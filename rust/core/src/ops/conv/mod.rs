@@ -14,16 +14,19 @@
 mod block;
 mod blocking;
 mod direct;
+mod grouped;
 mod stage;
 mod weights;
 
 use super::epilogue::Epilogue;
 use super::{Attributes, Compile, Op, Parameter, Role, Signature, Step, expect_inputs};
+use crate::buffer::Buffer;
 use crate::shape::Shape;
 use crate::window::Window;
 
 use blocking::Work;
 use direct::Direct;
+use grouped::Grouped;
 use weights::Weights;
 
 /// A convolution with what follows it.
@@ -90,10 +93,15 @@ impl Op for Conv {
         let channels = input.c / self.groups;
         let weights =
             Weights { values: own[0], scale: &scale, groups: self.groups, channels, taps: self.window.taps() };
+        let Epilogue { residual, activation, .. } = self.epilogue;
+        if grouped::supports(isa, &work) {
+            let packed = context.packed("grouped", || grouped::pack(isa, &work, own[0], &scale));
+            let bias = context.packed("shift", || Buffer::copy_of(&shift));
+            return Box::new(Grouped::new(isa, work, [packed, bias], residual, activation));
+        }
         let panels = direct::panels(isa, &work);
         let packed = context.packed("panels", || weights.pack(panels));
         let bias = context.packed("bias", || weights::pad(&shift, self.groups, panels));
-        let Epilogue { residual, activation, .. } = self.epilogue;
         Box::new(Direct::new(isa, work, [packed, bias], residual, activation))
     }
 }

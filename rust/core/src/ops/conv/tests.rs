@@ -160,6 +160,32 @@ fn groups() {
 }
 
 #[test]
+fn vectors_of_groups() {
+    let windows = [
+        same([1, 3, 3], [1; 3], [1; 3]),
+        same([1, 3, 3], [1, 2, 2], [1; 3]),
+        same([3, 3, 3], [1; 3], [1, 2, 2]),
+        same([2, 1, 5], [1, 1, 3], [1; 3]),
+        same([3, 3, 3], [2; 3], [1; 3]),
+    ];
+    for per_group in [1, 2, 4, 8, 16] {
+        for window in windows {
+            let input = Shape::new(2, [4, 5, 17], 48);
+            Case::new(input, 48, window).groups(48 / per_group).check();
+        }
+        for width in 1..=15 {
+            Case::new(Shape::new(1, [1, 3, width], 32), 32, windows[0]).groups(32 / per_group).check();
+        }
+        let mut case = Case::new(Shape::new(1, [1, 9, 9], 64), 64, windows[0]).groups(64 / per_group);
+        for activation in [Activation::Relu, Activation::Silu] {
+            let norm = Some(BatchNorm { epsilon: 1e-3, momentum: 0.9 });
+            case.conv.epilogue = Epilogue { norm, residual: true, activation };
+            case.check();
+        }
+    }
+}
+
+#[test]
 fn stems() {
     Case::new(Shape::new(1, [1, 33, 37], 3), 64, same([1, 7, 7], [1, 2, 2], [1; 3])).check();
     Case::new(Shape::new(1, [9, 11, 13], 4), 32, same([7; 3], [2; 3], [1; 3])).check();
