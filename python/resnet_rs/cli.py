@@ -81,7 +81,8 @@ def print_table(headings: Sequence[str], rows: Sequence[Sequence[str]], *, right
                 pretty.add_column(heading, justify="right" if column in right else "left")
             for row in rows:
                 pretty.add_row(*row)
-            Console().print(pretty, markup=False)
+            # Names from a file are text, not markup.
+            Console(markup=False, highlight=False).print(pretty)
             return
     widths = [max(len(line[column]) for line in (headings, *rows)) for column in range(len(headings))]
     for line in (headings, ["-" * width for width in widths], *rows):
