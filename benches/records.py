@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 import re
 import sys
@@ -31,6 +32,8 @@ def environment() -> dict[str, Any]:
         "cpu_info": {key: value for key, value in rr.cpu_info().items() if not key.startswith("_")},
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
+        # What else the machine was doing: above half a processor, times say little and ratios less than they could.
+        "load": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
     }
 
 
@@ -97,6 +100,7 @@ def markdown(record: dict[str, Any]) -> str:
         f"- versions: {versions}, CPython {record['python']}, {record['system']}",
         f"- kernels: {record['cpu_info'].get('isa', '?')}",
         f"- precision: {record['precision']}",
+        f"- load of the machine before: {record['load']}",
         "- each library in its own process, in turns; `ours / it` below 1 means that resnet_rs is faster",
     ]
     return "\n".join([*head, *(markdown_table(result) for result in record["nets"]), ""])
