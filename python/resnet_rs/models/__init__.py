@@ -70,8 +70,12 @@ from .resnet import (
 )
 from .saving import load, save
 from .sequential import Sequential
+from .trans_unet import TransUNet
+from .unet import AttentionUNet, UNet
+from .unet_plus_plus import UNetPlusPlus
 
 __all__ = [
+    "AttentionUNet",
     "Model",
     "ResNeXt50",
     "ResNeXt101",
@@ -107,6 +111,9 @@ __all__ = [
     "SEResNet152v2",
     "SEResNet200vd",
     "Sequential",
+    "TransUNet",
+    "UNet",
+    "UNetPlusPlus",
     "create_model",
     "from_config",
     "from_weights",

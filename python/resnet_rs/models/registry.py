@@ -13,7 +13,7 @@ from resnet_rs._table import printable, table
 from resnet_rs.errors import ArgumentError, UnknownNameError, suggest
 from resnet_rs.model import Model
 
-__all__ = ["Catalogue", "create_model", "find", "list_models", "register"]
+__all__ = ["Catalogue", "create_model", "find", "list_models", "register", "register_segmentor"]
 
 
 class Entry(NamedTuple):
@@ -27,8 +27,8 @@ class Entry(NamedTuple):
 _ENTRIES: dict[str, Entry] = {}  # by name, in order of registration
 _SPELLINGS: dict[str, str] = {}  # every spelling without case and separators -> name
 
-# Segmentation models that can use a family as their encoder.
-_SEGMENTORS: dict[str, tuple[str, ...]] = {}
+# Segmentation models, which use any other family as their encoder, by name.
+SEGMENTATION = "segmentation"
 
 
 def register(name: str, family: str, constructor: type[Model], aliases: Sequence[str] = ()) -> None:
@@ -36,6 +36,11 @@ def register(name: str, family: str, constructor: type[Model], aliases: Sequence
     _ENTRIES[name] = Entry(name, family, constructor)
     for spelling in (name, constructor.__name__, *aliases):
         _SPELLINGS[_plain(spelling)] = name
+
+
+def register_segmentor(name: str, constructor: type[Model], aliases: Sequence[str] = ()) -> None:
+    """Add a segmentation model, whose encoder is a model of any other family."""
+    register(name, SEGMENTATION, constructor, aliases)
 
 
 def _plain(name: str) -> str:
@@ -78,7 +83,7 @@ def list_models(family: str | None = None, pattern: str | None = None) -> Catalo
     """Return the models of one family, or of all; a sequence of names that shows itself as a table.
 
     Args:
-        family: "resnet", "resnext", "senet" or "cifar".
+        family: "resnet", "resnext", "senet", "cifar" or "segmentation".
         pattern: keep names that match it, with wildcards ("*50*"); case does not matter.
 
     Raises:
@@ -95,11 +100,12 @@ def list_models(family: str | None = None, pattern: str | None = None) -> Catalo
             f"unknown family '{family}'{suggest(str(family), families) or ', expected ' + ', '.join(families)}"
         )
     rows = []
+    segmentors = tuple(sorted(entry.name for entry in _ENTRIES.values() if entry.family == SEGMENTATION))
     for each in families if family is None else [str(family).lower()]:
         names = sorted(entry.name for entry in _ENTRIES.values() if entry.family == each)
         names = [name for name in names if pattern is None or fnmatchcase(name, pattern.lower())]
         if names:
-            rows.append((each, _SEGMENTORS.get(each, ()), tuple(names)))
+            rows.append((each, () if each == SEGMENTATION else segmentors, tuple(names)))
     return Catalogue(rows)
 
 

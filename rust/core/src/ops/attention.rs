@@ -24,7 +24,7 @@ use super::{Attributes, Compile, Io, Op, Signature, Step};
 use crate::buffer::align_up;
 use crate::gemm::{Panels, Segment};
 use crate::parallel::SharedMut;
-use crate::shape::{Dims3, Shape};
+use crate::shape::Shape;
 use crate::simd::{Isa, dispatch};
 
 /// Attention of the points of one map to those of another.
@@ -75,17 +75,13 @@ impl Op for Attention {
         if key != value || key.n != query.n {
             return Err(format!("query {query}, key {key} and value {value} do not fit each other"));
         }
-        if let (Some(rule), Some(&mask)) = (self.mask, inputs.get(3)) {
-            let whole = match rule {
-                Mask::Medicai => key.spatial().is_multiple_of(mask.spatial()),
-                Mask::Foreground => (0..3).all(|axis| key.dims()[axis].is_multiple_of(mask.dims()[axis])),
-            };
-            if !whole || mask.n != query.n || mask.c != query.spatial() {
-                return Err(format!(
-                    "mask {mask} does not fit: expected {} channels, one per query, and a size that divides that of {key}",
-                    query.spatial()
-                ));
-            }
+        if let Some(&mask) = inputs.get(3)
+            && (mask.n != query.n || mask.c != query.spatial())
+        {
+            return Err(format!(
+                "mask {mask} does not fit {query}: expected a channel for each of {} queries",
+                query.spatial()
+            ));
         }
         Ok(query)
     }
@@ -103,15 +99,16 @@ impl Op for Attention {
     }
 }
 
-/// For every key the point of the mask that is about it.
+/// For every key the point of the mask that is about it: the nearest.
 fn coarse(rule: Mask, key: Shape, mask: Shape) -> Vec<u32> {
-    let [d, h, w]: Dims3 = std::array::from_fn(|axis| (key.dims()[axis] / mask.dims()[axis]).max(1));
-    let ratio = key.spatial() / mask.spatial();
+    // The cell in which the centre of cell `i` of `size` falls when there are `cells`.
+    let nearest = |i: usize, size: usize, cells: usize| (2 * i + 1) * cells / (2 * size);
     let point = |k: usize| match rule {
-        Mask::Medicai => k / ratio,
+        Mask::Medicai => nearest(k, key.spatial(), mask.spatial()),
         Mask::Foreground => {
-            let at = [k / (key.h * key.w), k / key.w % key.h, k % key.w];
-            (at[0] / d * mask.h + at[1] / h) * mask.w + at[2] / w
+            let d = nearest(k / (key.h * key.w), key.d, mask.d);
+            let h = nearest(k / key.w % key.h, key.h, mask.h);
+            (d * mask.h + h) * mask.w + nearest(k % key.w, key.w, mask.w)
         }
     };
     (0..key.spatial()).map(|k| point(k) as u32).collect()
@@ -379,7 +376,7 @@ mod tests {
         assert!(attention(3, "none").signature(&[8; 3]).unwrap_err().contains("3 heads"));
         assert!(attention(2, "none").signature(&[8, 8]).unwrap_err().contains("3 inputs"));
         assert!(attention(2, "none").infer(&[query, key, query]).unwrap_err().contains("do not fit"));
-        let mask = Shape::new(1, [1, 3, 2], 5);
+        let mask = Shape::new(1, [1, 3, 2], 6);
         assert!(attention(2, "foreground").infer(&[query, key, key, mask]).unwrap_err().contains("mask"));
     }
 }
