@@ -42,13 +42,7 @@ def torch_names(names: Iterable[str]) -> dict[str, str]:
 
 
 def _torch_name(name: str, last: int) -> str:
-    if found := STEM.fullmatch(name):
-        norm, index = found["kind"] == "norm", int(found["index"] or 0)
-        if norm and index == last:
-            layer = "bn1"
-        else:
-            layer = "conv1" if found["index"] is None else f"conv1.{3 * index + norm}"
-        return f"{found['outer']}{layer}.{found['leaf']}"
+    # Before the stem, whose pattern a block without a prefix would match as well.
     if found := BLOCK.fullmatch(name):
         norm = found["kind"] == "norm"
         stage = int(found["layer"]) if found["layer"] else int(found["stage"]) + 1
@@ -57,6 +51,13 @@ def _torch_name(name: str, last: int) -> str:
         else:
             layer = f"downsample.{norm + (1 if found['pooled'] else 0)}"
         return f"{found['outer']}layer{stage}.{found['block']}.{layer}.{found['leaf']}"
+    if found := STEM.fullmatch(name):
+        norm, index = found["kind"] == "norm", int(found["index"] or 0)
+        if norm and index == last:
+            layer = "bn1"
+        else:
+            layer = "conv1" if found["index"] is None else f"conv1.{3 * index + norm}"
+        return f"{found['outer']}{layer}.{found['leaf']}"
     if found := HEAD.fullmatch(name):
         # A dropout stands before the last layer: its index is odd, those of the others are even.
         layer = "fc" if int(found["index"]) % 2 else f"classifier.{found['index']}"
