@@ -307,7 +307,6 @@ def test_npz_of_other_things_refused(tmp_path: Path, value: Any) -> None:
 @pytest.mark.parametrize(
     ("head", "what"),
     [
-        (b"\x89HDF\r\n\x1a\n", "Keras / HDF5"),
         (b"\x93NUMPY", r"\.npy"),
         (b"version https://git-lfs.github.com/spec/v1", "git lfs pull"),
         (b"<!DOCTYPE html><html>", "web page"),
@@ -477,12 +476,6 @@ def test_reference_checkpoints(shared: Path, name: str) -> None:
     assert report.loaded == len(expected)
     for key, array in expected.items():
         np.testing.assert_allclose(arrays[key], array, rtol=REFERENCES[name], atol=1e-7 if REFERENCES[name] else 0)
-
-
-def test_reference_keras_files_are_explained(shared: Path) -> None:
-    for path in sorted((shared / "reference" / "checkpoints").glob("*.h5")):
-        with pytest.raises(FileFormatError, match="Keras / HDF5"):
-            weights.read(path)
 
 
 def test_published_weights(shared: Path) -> None:

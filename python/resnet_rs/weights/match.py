@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from resnet_rs.errors import ArgumentError, DTypeError, WeightsError, suggest
-from resnet_rs.weights import lucid_names, netspresso_names
+from resnet_rs.weights import keras_order, lucid_names, netspresso_names
 from resnet_rs.weights.keras_names import torch_layout, torch_names
 from resnet_rs.weights.names import HEADS, IGNORED, canonical, common_prefix, head, stripped
 from resnet_rs.weights.report import Mismatch, Report
@@ -135,7 +135,7 @@ def translate(arrays: Mapping[str, NDArray[Any]], ours: Mapping[str, str], namin
         source = {own.get(name, name): name for name in arrays}
         return Translation("native", "", {spelling: arrays[name] for spelling, name in source.items()}, source, [])
     if naming == "keras":
-        return from_keras(arrays)
+        return from_keras(arrays, ours)
     renamed = [from_renamed(scheme, arrays, ours) for scheme in RENAMED if naming in (scheme, "auto")]
     if naming in RENAMED:
         return renamed[0]
@@ -143,15 +143,17 @@ def translate(arrays: Mapping[str, NDArray[Any]], ours: Mapping[str, str], namin
     if naming != "auto":
         family.naming = naming
         return family
-    return max(family, from_keras(arrays), *renamed, key=lambda translation: translation.hits(ours))
+    return max(family, from_keras(arrays, ours), *renamed, key=lambda translation: translation.hits(ours))
 
 
-def from_keras(arrays: Mapping[str, NDArray[Any]]) -> Translation:
-    """Translate Keras paths and kernels."""
-    names = torch_names(arrays)
-    result = Translation("keras", "", {}, {}, [name for name in arrays if name not in names])
+def from_keras(arrays: Mapping[str, NDArray[Any]], ours: Mapping[str, str]) -> Translation:
+    """Translate Keras paths and kernels; layers that are only numbered are named after those of the network."""
+    named = keras_order.layer_names(arrays, ours) if keras_order.numbered(arrays) else {}
+    files = {named.get(name, name): name for name in arrays}
+    names = torch_names(files)
+    result = Translation("keras", "", {}, {}, [file for name, file in files.items() if name not in names])
     for name, spelling in names.items():
-        add(result, spelling, name, torch_layout(name, arrays[name]))
+        add(result, spelling, files[name], torch_layout(name, arrays[files[name]]))
     return result
 
 
@@ -224,6 +226,8 @@ def hints(
         found.append(
             f"no name fits; the weights have {names} ..." + (f", which looks like {foreign}" if foreign else "")
         )
+    if keras_order.numbered(arrays) and missing:
+        found.append("the file numbers its layers and does not name them, and they are not those of this network")
     there, here = depths(arrays), depths(expected)
     if there and here and there != here:
         found.append(f"the weights have {there} blocks in their stages, the network has {here}")

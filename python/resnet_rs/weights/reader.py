@@ -13,15 +13,10 @@ if TYPE_CHECKING:
 
 __all__ = ["read"]
 
-FORMATS = "a .safetensors, PyTorch (.pth, .pt, .th, .ckpt) or .npz file"
+FORMATS = "a .safetensors, PyTorch (.pth, .pt, .th, .ckpt), Keras (.h5, .keras) or .npz file"
 
 # First bytes of what people mistake for weights, and what to tell them.
 STRANGERS = [
-    (
-        b"\x89HDF\r\n\x1a\n",
-        "a Keras / HDF5 file; read it with Keras or h5py and pass a mapping of names such as "
-        "'conv1_conv/kernel' to arrays",
-    ),
     (b"\x93NUMPY", "a .npy file, which holds one array without a name; save a mapping with numpy.savez"),
     (b"version https://git-lfs", "a Git LFS pointer; the file itself was not downloaded (git lfs pull)"),
     (b"<", "a text file or web page; was the download refused?"),
@@ -33,9 +28,10 @@ def read(path: str | os.PathLike[str], *, key: str | None = None) -> dict[str, N
     """Read every tensor of a weight file, names and prefixes as they are in the file.
 
     Read are safetensors, PyTorch checkpoints (zip and legacy formats; state dicts at the top or nested, such as
-    `{"state_dict": ..., "epoch": ...}`; Lightning's `.ckpt`), pickled dictionaries of NumPy arrays, and `.npz`. The
-    kind is told by content, not by suffix. Nothing in a file is ever run: a pickle that names anything but tensors and
-    plain data is refused.
+    `{"state_dict": ..., "epoch": ...}`; Lightning's `.ckpt`), pickled dictionaries of NumPy arrays, `.npz`, and Keras's
+    `.weights.h5`, `.keras` and `.h5` (which need h5py: `pip install "resnet-rs[keras]"`) under the paths that Keras
+    gives its variables, such as `conv1_conv/kernel`. The kind is told by content, not by suffix. Nothing in a file is
+    ever run: a pickle that names anything but tensors and plain data is refused.
 
     Arguments:
         path: the file.
@@ -50,6 +46,7 @@ def read(path: str | os.PathLike[str], *, key: str | None = None) -> dict[str, N
         MemoryLimitError: the tensors do not fit into memory.
         ArgumentError: no such `key`.
         OSError: as `open` raises it (FileNotFoundError ...).
+        ImportError: a Keras file, and h5py is not installed.
 
     >>> import tempfile, pathlib, numpy as np
     >>> path = pathlib.Path(tempfile.mkdtemp()) / "w.npz"
@@ -82,10 +79,16 @@ def read_source(source: Source, key: str | None) -> dict[str, NDArray[Any]]:
         if archive.members and all(name.endswith(".npy") for name in archive.members):
             return read_npz(source, archive)
         if {"config.json", "model.weights.h5"} <= archive.members.keys():
-            raise source.bad(FORMATS, f"a .keras archive with {STRANGERS[0][1]}")
+            from resnet_rs.weights.keras_file import read_keras_archive
+
+            return read_keras_archive(source, archive)
         from resnet_rs.weights.torch_file import read_zip
 
         return read_zip(source, archive, key)
+    if head.startswith(b"\x89HDF\r\n\x1a\n"):
+        from resnet_rs.weights.keras_file import read_hdf5
+
+        return read_hdf5(source)
     if head[0] == 0x80 and 2 <= head[1] <= 5:
         from resnet_rs.weights.torch_file import read_pickle
 
