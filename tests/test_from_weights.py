@@ -15,11 +15,14 @@ from numpy.typing import NDArray
 import resnet_rs as rr
 from resnet_rs.errors import ArgumentError, ResnetError, UnknownArgumentError, WeightsError
 from resnet_rs.models import ResNet, ResNetClassifier
+from resnet_rs.models import unet as unets
 
 # Case of ../shared/reference/torch -> what shapes cannot tell.
 TORCH: dict[str, dict[str, Any]] = {
     "monai_resnet18": {},
     "monai_resnet50": {},
+    "smp_unet_resnet34": {},
+    "smp_unet_resnext50": {},
     "timm_resnet10t": {},
     "timm_resnet50d": {},
     "timm_seresnet18": {},
@@ -94,6 +97,7 @@ kind("squeezed after", small(se_block=True, se_position="after_bn", se_ratio=4))
 kind("squeezed in eights", small(se_block=True, se_position="after_bn", se_divisor=8, block_type="basic_block"))
 kind("cifar", rr.models.ResNet20(classifier_activation=None))
 kind("strided in 1x1", small(stride_in="1x1"), stride_in="1x1")
+kind("instance norm", small(block_norm="instance"))
 kind("biases", small(conv_bias=True))
 kind(
     "torchvision's identities",
@@ -192,6 +196,77 @@ def test_medicai_names() -> None:
     assert "se_position" not in model.get_config()  # the default, before_bn
 
 
+# -- decoders ---------------------------------------------------------------------------------------------------------
+
+
+def unet(kind: str = "UNet", **arguments: Any) -> rr.Model:
+    given = {"encoder": small(block_type="basic_block", num_blocks=[1, 1], include_top=False, num_classes=None)}
+    return getattr(unets, kind)(
+        **{**given, "encoder_depth": 3, "decoder_filters": (16, 12, 8), "num_classes": 2, **arguments}
+    )
+
+
+@pytest.mark.parametrize(
+    ("kind", "arguments", "overrides"),
+    [
+        ("UNet", {}, {}),
+        ("UNet", {"decoder_block_type": "transpose"}, {}),
+        ("UNet", {"decoder_normalization": False, "head_kernel_size": 3}, {}),
+        ("UNet", {"decoder_normalization": "group"}, {"decoder_normalization": "group"}),
+        ("AttentionUNet", {}, {}),
+    ],
+)
+def test_decoders(kind: str, arguments: dict[str, Any], overrides: dict[str, Any]) -> None:
+    model = unet(kind, classifier_activation=None, **arguments)
+    state = {
+        name: torch_weight(name, list(shape), np.random.default_rng([7, k]))
+        for k, (name, shape) in enumerate(model.parameter_shapes().items())
+    }
+    model.load_weights(state)
+    wrapped = {f"module.{name}": value for name, value in state.items()}
+    found = rr.from_weights(wrapped, data_format="channels_last", decoder_bn_eps=1e-3, **overrides)
+    assert type(found) is type(model)
+    x = np.random.default_rng(0).standard_normal((2, 32, 32, 3)).astype(np.float32)
+    assert np.array_equal(found.predict(x), model.predict(x))
+    assert rr.Model.from_config(found.get_config()).get_config() == found.get_config()
+
+
+def test_decoder_leaves_unused_stages_out() -> None:
+    """segmentation_models_pytorch keeps the encoder's later stages in the weights."""
+    state = {
+        f"encoder.{name}": value
+        for name, value in small(
+            num_blocks=[1] * 3,
+            num_filters=[64, 72, 80],
+            num_strides=[1, 2, 2],
+            block_type="basic_block",
+            include_top=False,
+        )
+        .state_dict()
+        .items()
+    }
+    state |= {name: value for name, value in unet().state_dict().items() if not name.startswith("encoder.")}
+    model = rr.from_weights(state, classifier_activation="sigmoid")
+    assert model.output_shape == (None, 2, None, None)
+    assert not any(name.startswith("encoder.layer3") for name in model.parameter_shapes())
+
+
+def test_decoder_adapts() -> None:
+    state = unet().state_dict()
+    model = rr.from_weights(state, data_format="channels_last", input_shape=(32, 32, 32, 1), num_classes=4)
+    assert model.predict(np.zeros((1, 32, 32, 32, 1), np.float32)).shape == (1, 32, 32, 32, 4)
+
+
+def test_decoder_refused() -> None:
+    state = unet().state_dict()
+    with pytest.raises(WeightsError, match=r"segmentation_head\.0\.weight: expected a kernel, got nothing"):
+        rr.from_weights(without(state, "segmentation_head.0.weight"))
+    with pytest.raises(WeightsError, match=r"decoder\.blocks\.1\.conv1\.0\.weight: expected a kernel, got nothing"):
+        rr.from_weights(without(state, "decoder.blocks.1.conv1.0.weight"))
+    with pytest.raises(WeightsError, match=r"unexpected +decoder\.blocks\.0\.attention1"):
+        rr.from_weights({**state, "decoder.blocks.0.attention1.attention.cSE.1.weight": np.ones((4, 4, 1, 1))})
+
+
 # -- other dimensions -------------------------------------------------------------------------------------------------
 
 
@@ -250,6 +325,7 @@ SMALLEST = [
     small(**TINY).state_dict(),
     small(**TINY, block_type="basic_block_vd", se_block=True).state_dict(),
     small(**TINY, use_pre_activation=True).state_dict(),
+    unet().state_dict(),
 ]
 
 
@@ -259,6 +335,7 @@ SMALLEST = [
         ({}, "expected weights of a residual network .* got none"),
         ({"features.0.weight": np.ones((64, 3, 3, 3))}, r"got features\.0\.weight"),
         (without(STATE, "conv1.weight"), "expected a stem"),
+        (without(STATE, "fc.bias"), r"missing +fc\.bias"),
         (without(STATE, "layer2.1.conv2.weight"), r"missing +layer2\.1\.conv2\.weight"),
         ({**STATE, "layer1.0.conv4.weight": np.ones((3, 3))}, r"unexpected +layer1\.0\.conv4\.weight"),
         ({**STATE, "layer1.7.conv1.weight": np.ones((3, 3, 1, 1))}, "layer1: expected blocks 0, 1, 2"),

@@ -259,16 +259,20 @@ def netspresso_name(name: str, split: bool, pooled: frozenset[int]) -> str:
 
 @pytest.mark.parametrize("split", [False, True])
 @pytest.mark.parametrize("pooled", [frozenset(), frozenset({1})], ids=["strided", "pooled"])
-@pytest.mark.parametrize("prefix", ["", "module."])
+@pytest.mark.parametrize("prefix", ["backbone.", "module.backbone.", ""])
 def test_weights_by_netspressos_names(split: bool, pooled: frozenset[int], prefix: str) -> None:
     description = config("bottleneck", (1, 2), split_stem_conv=split)
     for stage in pooled:
         description["stage_params"][stage]["replace_stride_with_pooling"] = True
     model = rr.from_config(description, num_classes=5)
     state = {name: value + 1 for name, value in model.state_dict().items()}
-    file = {prefix + netspresso_name(name, split, pooled): value for name, value in state.items()}
+    file = {
+        netspresso_name(name, split, pooled).replace("backbone.", prefix).replace("head.", prefix[:-9] + "head."): value
+        for name, value in state.items()
+    }
     assert len(file) == len(state)
     report = model.load_weights(file)
     assert report.complete
     assert report.naming == "netspresso"
+    assert rr.from_weights(file).parameter_shapes() == model.parameter_shapes()
     assert all(np.array_equal(value, state[name]) for name, value in model.state_dict().items())

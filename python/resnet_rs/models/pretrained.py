@@ -18,9 +18,11 @@ from resnet_rs.weights.adapt import adapt_tensors
 from resnet_rs.weights.names import canonical
 from resnet_rs.weights.recognise import Recognised, recognise
 
+from .decoder_structure import DecoderStructure, has_decoder, infer_decoder
 from .resnet import ResNetClassifier
 from .saving import load
 from .structure import Structure, infer
+from .unet import AttentionUNet, UNet
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -50,7 +52,7 @@ def from_weights(
             `num_classes` than the weights' begin with a new classifier.
 
     Returns:
-        The model, a `ResNetClassifier`; `summary()` shows what was inferred.
+        The model, a `ResNetClassifier`, `UNet` or `AttentionUNet`; `summary()` shows what was inferred.
 
     Raises:
         WeightsError: the weights are of no network that can be built, or do not fit the overrides.
@@ -78,12 +80,39 @@ def from_weights(
     structure = infer({name: array.shape for name, array in found.tensors.items()}, naming, found.pooled)
     if data_format is None:
         data_format = "channels_last" if naming in ("keras", "native") else "channels_first"
-    arguments = {**_changed(structure.config), **_head(structure), **overrides}
-    arguments["input_shape"] = _input_shape(input_shape, structure, data_format)
-    model = ResNetClassifier(**arguments, data_format=data_format)
-    _load(model, found.tensors)
+    arguments = {
+        **_changed(structure.config),
+        "input_shape": _input_shape(input_shape, structure, data_format),
+        "data_format": data_format,
+    }
+    if has_decoder(found.others):
+        decoder = infer_decoder({name: array.shape for name, array in found.others.items()}, naming)
+        model = _segmentor(arguments, decoder, overrides)
+        _load(model, _segmentor_tensors(model, found), "encoder.conv1.")
+        model.notes = _notes(naming, found, structure, overrides, decoder)
+        return model
+    model = ResNetClassifier(**{**arguments, **_head(structure), **overrides})
+    _load(model, found.tensors, "conv1.")
     model.notes = _notes(naming, found, structure, overrides)
     return model
+
+
+def _segmentor(arguments: Mapping[str, Any], decoder: DecoderStructure, overrides: Mapping[str, Any]) -> Model:
+    """Return the U-Net; overrides of the architecture are the encoder's, all others its own."""
+    known = {field.name for field in fields(ResNetConfig)}
+    encoder_options = {name: value for name, value in overrides.items() if name in known}
+    options = {name: value for name, value in overrides.items() if name not in known}
+    encoder = ResNetClassifier(**{**arguments, **encoder_options}, include_top=False)
+    constructor = AttentionUNet if decoder.attention else UNet
+    return constructor(**{**decoder.arguments, **options}, encoder=encoder)
+
+
+def _segmentor_tensors(model: Model, found: Recognised) -> dict[str, NDArray[Any]]:
+    """Return the tensors by the names of a U-Net, without the encoder's stages that its decoder does not use."""
+    expected = model.parameter_shapes()
+    inside = {f"encoder.{name}": array for name, array in found.tensors.items()}
+    used = {name.split(".")[1] for name in expected if name.startswith("encoder.")}
+    return {**{name: array for name, array in inside.items() if name.split(".")[1] in used}, **found.others}
 
 
 def _saved(src: str | os.PathLike[str], metadata: Mapping[str, str], changes: Mapping[str, Any]) -> Model:
@@ -119,31 +148,43 @@ def _input_shape(given: Sequence[int | None] | None, structure: Structure, data_
     return shape
 
 
-def _load(model: Model, tensors: Mapping[str, NDArray[Any]]) -> None:
+def _load(model: Model, tensors: Mapping[str, NDArray[Any]], stem: str) -> None:
     """Load everything, after adapting stem and kernels; a classifier of other outputs starts anew."""
     shapes = model.parameter_shapes()
     spellings = canonical({name: len(shape) for name, shape in shapes.items()})
     expected = {spellings[name]: shape for name, shape in shapes.items()}
-    stem = next(name for name in expected if name.startswith("conv1."))
-    tensors = adapt_tensors(tensors, expected, stem)
-    classes = tensors["fc.weight"].shape[0] if "fc.weight" in tensors else None
-    if classes is not None and expected.get("fc.weight", ())[:1] != (classes,):
-        tensors = {name: array for name, array in tensors.items() if not name.startswith("fc.")}
+    first = next(name for name in expected if name.startswith(stem))
+    tensors = adapt_tensors(tensors, expected, first)
+    anew: set[str] = set()
+    for layer in ("fc", "segmentation_head.0"):
+        names = (f"{layer}.weight", f"{layer}.bias")
+        if names[0] in tensors and tensors[names[0]].shape[:1] != expected.get(names[0], ())[:1]:
+            anew.update(names)
+    tensors = {name: array for name, array in tensors.items() if name not in anew}
     report = model.load_weights(tensors, naming="torchvision", strict=False)
-    if not (set(report.missing) <= {"fc.weight", "fc.bias"} and not report.unexpected and not report.mismatched):
+    if not (anew.issuperset(report.missing) and not report.unexpected and not report.mismatched):
         raise WeightsError(f"the weights do not fit the network that was inferred: {report}", report)
 
 
-def _notes(naming: str, found: Recognised, structure: Structure, overrides: Mapping[str, Any]) -> tuple[str, ...]:
+def _notes(
+    naming: str,
+    found: Recognised,
+    structure: Structure,
+    overrides: Mapping[str, Any],
+    decoder: DecoderStructure | None = None,
+) -> tuple[str, ...]:
     """What `summary` shows: whose weights, what was inferred, what was told, what was left out."""
     notes = [f"Weights: {naming} names" + (f", prefix '{found.prefix}'" if found.prefix else "")]
     config = structure.config
     inferred = {"block_type": config.block_type, "num_blocks": config.num_blocks, **_changed(config)}
-    told = {name: value for name, value in inferred.items() if name not in overrides}
-    notes.append(f"Inferred: {structure.rank}D, {_listed(told)}")
+    inferred |= decoder.arguments if decoder else {}
+    notes.append(
+        f"Inferred: {structure.rank}D, "
+        + _listed({name: value for name, value in inferred.items() if name not in overrides})
+    )
     if overrides:
         notes.append(f"Told: {_listed(overrides)}")
-    if found.others:
+    if found.others and decoder is None:
         notes.append(f"Left out: {len(found.others)} tensors ({next(iter(found.others))} ...)")
     return tuple(notes)
 

@@ -8,6 +8,7 @@
 | layer{s}.{b}, layer1.0.conv3                             | blocks per stage, basic or bottleneck                 |
 | shapes of conv1, conv2 and the last convolution          | filters, groups, width per group                      |
 | bn1 as wide as the block's input                         | pre-activation                                        |
+| no bn1 in layer1.0                                       | instance normalisation                                |
 | se.fc1                                                   | squeeze-and-excitation, its ratio and rounding        |
 | downsample: there, with pool, norm, bias; not there      | the kind of shortcut; option A                        |
 | fc.weight                                                | the number of classes                                 |
@@ -69,6 +70,8 @@ def infer(shapes: Shapes, naming: str, pooled: frozenset[int] = frozenset()) -> 
     fields["num_blocks"] = stages
     fields |= _branch(shapes, len(stages))
     pre = fields["use_pre_activation"] = _pre_activation(shapes, stages)
+    if not any(name.startswith("layer1.0.bn") for name in shapes):
+        fields["block_norm"] = "instance"
     fields |= _shortcuts(shapes, fields, rank)
     fields["stem_norm"] = _unless("bn1.bias" in shapes or "bn1.weight" in shapes, not pre)
     fields["final_norm"] = _unless("norm.weight" in shapes, pre)
@@ -191,7 +194,8 @@ def _shortcuts(shapes: Shapes, fields: dict[str, Any], rank: int) -> dict[str, A
     if True in projected:
         first = f"layer{projected.index(True) + 1}.0.downsample"
         norm = any(f"{first}.1.{leaf}" in shapes for leaf in ("weight", "bias"))
-        found["shortcut_norm"] = _unless(norm, not fields["use_pre_activation"])
+        if "block_norm" not in fields:
+            found["shortcut_norm"] = _unless(norm, not fields["use_pre_activation"])
     usual = [expansion > 1, *(True for _ in projected[1:])]
     bias = any(f"layer{stage}.0.downsample.0.bias" in shapes for stage in range(1, len(projected) + 1))
     return {
