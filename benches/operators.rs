@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use resnet_core::Shape;
 use resnet_core::buffer::Buffer;
-use resnet_core::ops::{Attributes, Compile, Io, Op, Packs, Step, Value, parse};
+use resnet_core::ops::{Attributes, Compile, Io, Op, Packs, Step, Value, gather, parse};
 use resnet_core::parallel::{Pool, run_with};
 use resnet_core::simd::Isa;
 
@@ -91,8 +91,11 @@ impl Bench {
         let parameters: Vec<Buffer> = signature.parameters.iter().map(|p| data(p.shape.iter().product())).collect();
         let slices: Vec<&[f32]> = parameters.iter().map(|values| &values[..]).collect();
         let mut packs = Packs::new();
-        let context = &mut Compile { isa, threads, inputs: &shapes, output, parameters: &slices, packs: &mut packs };
+        let mut packed = Vec::new();
+        let (packs, packed) = (&mut packs, &mut packed);
+        let context = &mut Compile { isa, threads, inputs: &shapes, output, parameters: &slices, packs, packed };
         let step = op.compile(context);
+        gather(packed);
         let values = parameters.iter().map(|values| values.len());
         let length = shapes.iter().map(Shape::len).sum::<usize>() + output.len() + values.sum::<usize>();
         Self {

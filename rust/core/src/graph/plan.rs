@@ -7,7 +7,7 @@ use super::fuse::{Fused, fuse};
 use super::memory::{Demand, place};
 use super::spec::{Graph, infer};
 use crate::error::Result;
-use crate::ops::{Compile, Packs, Step};
+use crate::ops::{Compile, Packs, Step, gather};
 use crate::params::Params;
 use crate::shape::Shape;
 use crate::simd::Isa;
@@ -58,6 +58,7 @@ impl Plan {
         let Fused { nodes, outputs } = fuse(graph, &key.outputs);
         let shapes = infer(&nodes, &key.inputs)?;
 
+        let mut packed = Vec::new();
         let steps: Vec<Option<Box<dyn Step>>> = nodes
             .iter()
             .zip(&shapes)
@@ -72,10 +73,12 @@ impl Plan {
                     output,
                     parameters: &parameters,
                     packs,
+                    packed: &mut packed,
                 };
                 (!node.is_input()).then(|| node.op.compile(&mut context))
             })
             .collect();
+        gather(&packed);
 
         let mut demands: Vec<Demand> = shapes
             .iter()

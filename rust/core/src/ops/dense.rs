@@ -6,12 +6,11 @@
 //! is summed in the same order however many rows there are.
 
 use std::ops::Range;
-use std::sync::Arc;
 
 use super::activation::Activation;
 use super::epilogue::Epilogue;
 use super::lanes::load;
-use super::{Attributes, Compile, Io, Op, Parameter, Role, Signature, Step, expect_inputs};
+use super::{Attributes, Compile, Io, Op, Packed, Parameter, Role, Signature, Step, expect_inputs};
 use crate::buffer::Buffer;
 use crate::parallel::{Pool, SharedMut};
 use crate::shape::Shape;
@@ -78,7 +77,7 @@ struct DenseStep {
     isa: Isa,
     rows: usize,
     c: usize,
-    weight: Arc<Buffer>,
+    weight: Packed,
     scale: Vec<f32>,
     shift: Vec<f32>,
     residual: bool,

@@ -4,9 +4,7 @@
 //! which has chosen its algorithm and packed its weights, and which cannot fail.
 
 use std::any::Any;
-use std::collections::HashMap;
 use std::fmt;
-use std::sync::Arc;
 
 use crate::buffer::Buffer;
 use crate::parallel::Pool;
@@ -20,8 +18,8 @@ mod attention;
 mod attributes;
 mod avg_pool;
 mod batch_norm;
-mod conv;
 mod concat;
+mod conv;
 mod dense;
 mod epilogue;
 mod fold;
@@ -34,6 +32,7 @@ mod matmul;
 mod max_pool;
 mod multiply;
 mod online_softmax;
+mod packs;
 mod pad;
 mod pad_channels;
 mod parameter;
@@ -49,6 +48,7 @@ mod unit_norm;
 mod upsample;
 
 pub use attributes::{Attributes, Value};
+pub use packs::{Packed, Packs, gather};
 
 /// The list of operators: the name in a network's description, and how to read the attributes.
 const OPERATORS: &[(&str, Parse)] = &[
@@ -62,6 +62,7 @@ const OPERATORS: &[(&str, Parse)] = &[
     ("global_avg_pool", global_pool::GlobalPool::parse_avg),
     ("global_max_pool", global_pool::GlobalPool::parse_max),
     ("conv", conv::Conv::parse),
+    ("conv_transpose", conv::ConvTranspose::parse),
     ("crop", pad::Crop::parse),
     ("group_norm", group_norm::GroupNorm::parse),
     ("input", input::Input::parse),
@@ -176,16 +177,20 @@ pub struct Compile<'a> {
     pub parameters: &'a [&'a [f32]],
     /// Packed weights of this node made before, for other shapes.
     pub packs: &'a mut Packs,
+    /// Those made now, to be gathered when all nodes have been compiled.
+    pub packed: &'a mut Vec<Packed>,
 }
-
-/// Packed weights by layout: plans for different input shapes share them.
-pub type Packs = HashMap<String, Arc<Buffer>>;
 
 impl Compile<'_> {
     /// The weights packed in `layout`, by `pack` if no other plan has done it.
-    pub fn packed(&mut self, layout: &str, pack: impl FnOnce() -> Buffer) -> Arc<Buffer> {
+    pub fn packed(&mut self, layout: &str, pack: impl FnOnce() -> Buffer) -> Packed {
         let layout = format!("{} {layout}", self.isa.name());
-        Arc::clone(self.packs.entry(layout).or_insert_with(|| Arc::new(pack())))
+        let make = || {
+            let made = Packed::new(pack());
+            self.packed.push(made.clone());
+            made
+        };
+        self.packs.entry(layout).or_insert_with(make).clone()
     }
 }
 

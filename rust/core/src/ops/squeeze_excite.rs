@@ -5,14 +5,12 @@
 //! The last step is one elementwise pass that takes along a batch norm, a residual sum and an activation: with the norm
 //! after the scaling (Keras's order) `y = activation(x * (s[n][c] * scale[c]) + shift[c] + residual)`.
 
-use std::sync::Arc;
-
 use super::activation::Activation;
 use super::affine::{Pass, repeats};
 use super::dense::Product;
 use super::epilogue::Epilogue;
 use super::fold::{Slabs, Sum};
-use super::{Attributes, Compile, Io, Op, Parameter, Role, Signature, Step, expect_inputs};
+use super::{Attributes, Compile, Io, Op, Packed, Parameter, Role, Signature, Step, expect_inputs};
 use crate::buffer::{Buffer, align_up};
 use crate::shape::Shape;
 use crate::simd::Isa;
@@ -93,7 +91,7 @@ struct SqueezeExciteStep {
     shape: Shape,
     slabs: Slabs,
     /// Weight and bias of both layers.
-    layers: [Arc<Buffer>; SqueezeExcite::PARAMETERS],
+    layers: [Packed; SqueezeExcite::PARAMETERS],
     ones: Vec<f32>,
     scale: Vec<f32>,
     /// As the elementwise pass wants it.

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Attributes, Compile, Io, Op, Packs, Parameter, Role, Value, parse};
+use super::{Attributes, Compile, Io, Op, Packs, Parameter, Role, Value, gather, parse};
 use crate::buffer::Buffer;
 use crate::parallel::run_with;
 use crate::shape::Shape;
@@ -87,7 +87,11 @@ impl Trial {
         let parameters: Vec<&[f32]> = self.parameters.iter().map(Vec::as_slice).collect();
         let mut packs = Packs::new();
         let (shapes, parameters, packs) = (&self.shapes, &parameters, &mut packs);
-        let step = self.op.compile(&mut Compile { isa, threads, inputs: shapes, output: shape, parameters, packs });
+        let mut packed = Vec::new();
+        let packed = &mut packed;
+        let step =
+            self.op.compile(&mut Compile { isa, threads, inputs: shapes, output: shape, parameters, packs, packed });
+        gather(packed);
         let mut output = vec![f32::NAN; shape.len()];
         let mut scratch = Buffer::zeroed(step.scratch());
         scratch.fill(f32::NAN);

@@ -11,8 +11,8 @@ use crate::simd::{Isa, Kernel, Simd, dispatch};
 pub(super) struct Pixels {
     /// Where the window of the first pixel of each group starts, counted from `Source::start`.
     pub(super) a: [isize; GROUPS],
-    /// The first pixel, counted from the start of the output.
-    pub(super) first: usize,
+    /// Where the first pixel's channels are in the output; the others follow every `Product::out_stride`.
+    pub(super) out: usize,
     /// How many.
     pub(super) count: usize,
     /// Which of the lists of segments.
@@ -43,8 +43,8 @@ pub(super) struct Product<'a> {
     /// One per padded column, group after group.
     pub(super) bias: &'a [f32],
     pub(super) out: *mut f32,
-    /// Channels of the output.
-    pub(super) channels: usize,
+    /// Elements between neighbouring pixels of the output.
+    pub(super) out_stride: usize,
     /// Laid out as the output.
     pub(super) residual: Option<&'a [f32]>,
     pub(super) activation: Activation,
@@ -106,7 +106,7 @@ impl Product<'_> {
         let group = index / self.panels.count();
         let panel = self.panels.panel(index % self.panels.count());
         let column = group * self.panels.columns + panel.column;
-        let out = pixels.first * self.channels + column;
+        let out = pixels.out + column;
         let a = pixels.a.map(|a| self.a.wrapping_offset(a + (group * self.group_channels) as isize));
         // SAFETY: the pixels lie in the output, so these offsets do.
         let tile = unsafe {
@@ -116,7 +116,7 @@ impl Product<'_> {
                 b: self.weights.as_ptr().add(group * self.panels.len() + panel.start),
                 segments,
                 out: self.out.add(out),
-                out_stride: self.channels,
+                out_stride: self.out_stride,
                 columns: panel.columns,
                 bias: self.bias.as_ptr().add(group * self.panels.padded_columns() + panel.column),
                 residual: self.residual.map_or(std::ptr::null(), |residual| residual.as_ptr().add(out)),
@@ -129,8 +129,9 @@ impl Product<'_> {
         if !stages.suspend && !matches!(self.activation, Activation::Linear | Activation::Relu) {
             for pixel in 0..pixels.count {
                 // SAFETY: these are the outputs just written.
-                let row =
-                    unsafe { std::slice::from_raw_parts_mut(self.out.add(out + pixel * self.channels), panel.columns) };
+                let row = unsafe {
+                    std::slice::from_raw_parts_mut(self.out.add(out + pixel * self.out_stride), panel.columns)
+                };
                 self.activation.apply_slice(s, row);
             }
         }

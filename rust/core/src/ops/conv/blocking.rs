@@ -12,12 +12,34 @@ const CACHED_PANEL: usize = 256 << 10;
 /// Copying an element costs as much as this many multiply-adds.
 const COPY: f64 = 24.0;
 
+/// Where the pixels of the output lie: everywhere, or at every so manieth place of a larger map.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Grid {
+    pub(super) start: usize,
+    /// Elements between samples, planes, rows and pixels.
+    pub(super) strides: [usize; 4],
+}
+
+impl Grid {
+    /// All of a map.
+    pub(super) fn dense(shape: Shape) -> Self {
+        let row = shape.w * shape.c;
+        Self { start: 0, strides: [shape.sample(), shape.h * row, row, shape.c] }
+    }
+
+    /// The place of a pixel.
+    pub(super) fn at(&self, position: [usize; 4]) -> usize {
+        self.start + (0..4).map(|axis| position[axis] * self.strides[axis]).sum::<usize>()
+    }
+}
+
 /// What the choice depends on.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Work {
     pub(super) window: Window,
     pub(super) input: Shape,
     pub(super) output: Shape,
+    pub(super) grid: Grid,
     pub(super) groups: usize,
     /// Rows and columns of the register tile.
     pub(super) tile: (usize, usize),
@@ -111,6 +133,9 @@ impl Work {
 
     /// Rows of the image that fit one register tile: 4, 2 or 1.
     fn tile_rows(&self) -> usize {
+        if self.grid != Grid::dense(self.output) {
+            return 1;
+        }
         let fits = |rows: &usize| rows * self.output.w <= self.tile.0 && *rows <= self.output.h;
         [4, 2, 1].into_iter().find(fits).unwrap_or(1)
     }

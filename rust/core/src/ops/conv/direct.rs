@@ -6,15 +6,14 @@
 //! dilation, or the channels are cut into groups, a segment is one tap.
 
 use std::ops::Range;
-use std::sync::Arc;
 
 use super::block::{self, Block, Pixels, Product};
 use super::blocking::{Blocking, Source, Work};
 use super::stage::Stage;
-use crate::buffer::{Buffer, align_up};
+use crate::buffer::align_up;
 use crate::gemm::{GROUPS, Panels, Segment, group_sizes};
 use crate::ops::activation::Activation;
-use crate::ops::{Io, Step};
+use crate::ops::{Io, Packed, Step};
 use crate::shape::Shape;
 use crate::simd::Isa;
 
@@ -24,8 +23,8 @@ pub(super) struct Direct {
     work: Work,
     blocking: Blocking,
     panels: Panels,
-    weights: Arc<Buffer>,
-    bias: Arc<Buffer>,
+    weights: Packed,
+    bias: Packed,
     residual: bool,
     activation: Activation,
 }
@@ -55,7 +54,7 @@ impl Direct {
     pub(super) fn new(
         isa: Isa,
         work: Work,
-        [weights, bias]: [Arc<Buffer>; 2],
+        [weights, bias]: [Packed; 2],
         residual: bool,
         activation: Activation,
     ) -> Self {
@@ -121,7 +120,7 @@ impl Direct {
 
     /// The pixels of output planes `planes` and the rows of `part`, read from `layout`.
     fn block(&self, part: &Part, planes: Range<usize>, layout: &Layout) -> Block {
-        let Work { window, input, output, tile, .. } = self.work;
+        let Work { window, input, output, grid, tile, .. } = self.work;
         let mut block = Block::default();
         let mut seen: Vec<[Range<usize>; 3]> = Vec::new();
         let tile_rows = self.blocking.tile_rows;
@@ -162,8 +161,8 @@ impl Direct {
                         pixel += size;
                         start
                     });
-                    let first = ((part.sample * output.d + od) * output.h + oh) * output.w + first;
-                    block.pixels.push(Pixels { a, first, count, taps: class });
+                    let out = grid.at([part.sample, od, oh, first]);
+                    block.pixels.push(Pixels { a, out, count, taps: class });
                 }
                 oh += rows;
             }
@@ -198,7 +197,7 @@ impl Direct {
     /// # Safety
     /// `a` and `out` are as `block` expects them; nobody else writes this part.
     unsafe fn run(&self, part: &Part, block: &Block, a: *const f32, io: &Target<'_>) {
-        let Work { window, input, output, groups, .. } = self.work;
+        let Work { window, input, grid, groups, .. } = self.work;
         let product = Product {
             a,
             pixel_stride: window.stride[2] * input.c,
@@ -207,7 +206,7 @@ impl Direct {
             weights: &self.weights,
             bias: &self.bias,
             out: io.out.as_mut_ptr(),
-            channels: output.c,
+            out_stride: grid.strides[3],
             residual: io.residual,
             activation: self.activation,
             pixels_outside: self.blocking.pixels_outside,

@@ -9,13 +9,12 @@
 //! copies them to a padded image in which the pixels of a block are neighbours.
 
 use std::ops::Range;
-use std::sync::Arc;
 
 use super::blocking::Work;
 use super::stage::Stage;
 use crate::buffer::{Buffer, align_up};
 use crate::ops::activation::Activation;
-use crate::ops::{Io, Step};
+use crate::ops::{Io, Packed, Step};
 use crate::parallel::SharedMut;
 use crate::simd::{Isa, Kernel, Simd, dispatch, for_rows, opaque};
 
@@ -29,8 +28,8 @@ pub(super) struct Grouped {
     isa: Isa,
     work: Work,
     /// `[block][kd][kh][channel in group][kw][lane]`
-    weights: Arc<Buffer>,
-    bias: Arc<Buffer>,
+    weights: Packed,
+    bias: Packed,
     residual: bool,
     activation: Activation,
     /// Output planes and rows of a task.
@@ -68,7 +67,7 @@ impl Grouped {
     pub(super) fn new(
         isa: Isa,
         work: Work,
-        [weights, bias]: [Arc<Buffer>; 2],
+        [weights, bias]: [Packed; 2],
         residual: bool,
         activation: Activation,
     ) -> Self {
@@ -175,7 +174,12 @@ struct Rows<'a> {
 
 /// Pixels of a tile: accumulators, three weights, a permutation and an input fill the registers.
 const fn tile<S: Simd>() -> usize {
-    if S::LANES >= 16 { 14 } else { 10 }
+    match S::TILE_ROWS {
+        14.. => 14,
+        6.. => 10,
+        // Arrays of floats make long code.
+        _ => 4,
+    }
 }
 
 impl Kernel for Rows<'_> {

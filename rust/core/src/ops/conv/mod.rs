@@ -8,6 +8,7 @@
 //! |---|---|
 //! | `direct` | everything: a matrix product over windows of the activations |
 //! | `grouped` | few channels per group: a vector spans several groups |
+//! | `transposed` | the transposed convolution, as direct convolutions |
 //!
 //! The norm that follows is folded into weights and bias; residual and activation run in registers.
 
@@ -16,6 +17,7 @@ mod blocking;
 mod direct;
 mod grouped;
 mod stage;
+mod transposed;
 mod weights;
 
 use super::epilogue::Epilogue;
@@ -24,10 +26,12 @@ use crate::buffer::Buffer;
 use crate::shape::Shape;
 use crate::window::Window;
 
-use blocking::Work;
+use blocking::{Grid, Work};
 use direct::Direct;
 use grouped::Grouped;
 use weights::Weights;
+
+pub use transposed::ConvTranspose;
 
 /// A convolution with what follows it.
 #[derive(Clone, Copy, Debug)]
@@ -83,13 +87,15 @@ impl Op for Conv {
 
     fn compile(&self, context: &mut Compile<'_>) -> Box<dyn Step> {
         let own = self.epilogue.own_parameters(context.parameters);
-        let (scale, shift) = self.scale_shift(own.get(1).copied(), self.epilogue.scale_shift(context.parameters));
+        let (scale, shift) =
+            scale_shift(self.filters, own.get(1).copied(), self.epilogue.scale_shift(context.parameters));
         let Compile { isa, threads, .. } = *context;
         let (mut input, mut output) = (context.inputs[0], context.output);
         if self.window.is_pointwise() && self.window.stride == [1; 3] {
             (input, output) = direct::flatten(input, output);
         }
-        let work = Work { window: self.window, input, output, groups: self.groups, tile: isa.tile(), threads };
+        let (window, groups, grid) = (self.window, self.groups, Grid::dense(output));
+        let work = Work { window, input, output, grid, groups, tile: isa.tile(), threads };
         let channels = input.c / self.groups;
         let weights =
             Weights { values: own[0], scale: &scale, groups: self.groups, channels, taps: self.window.taps() };
@@ -106,17 +112,15 @@ impl Op for Conv {
     }
 }
 
-impl Conv {
-    /// Bias and norm as one factor and one summand of each output channel: `(x + bias) * scale + shift`.
-    fn scale_shift(&self, bias: Option<&[f32]>, norm: Option<(Vec<f32>, Vec<f32>)>) -> (Vec<f32>, Vec<f32>) {
-        let (scale, mut shift) = norm.unwrap_or_else(|| (vec![1.0; self.filters], vec![0.0; self.filters]));
-        if let Some(bias) = bias {
-            for ((shift, scale), bias) in shift.iter_mut().zip(&scale).zip(bias) {
-                *shift = (f64::from(*bias) * f64::from(*scale) + f64::from(*shift)) as f32;
-            }
+/// Bias and norm as one factor and one summand of each of `k` output channels: `(x + bias) * scale + shift`.
+fn scale_shift(k: usize, bias: Option<&[f32]>, norm: Option<(Vec<f32>, Vec<f32>)>) -> (Vec<f32>, Vec<f32>) {
+    let (scale, mut shift) = norm.unwrap_or_else(|| (vec![1.0; k], vec![0.0; k]));
+    if let Some(bias) = bias {
+        for ((shift, scale), bias) in shift.iter_mut().zip(&scale).zip(bias) {
+            *shift = (f64::from(*bias) * f64::from(*scale) + f64::from(*shift)) as f32;
         }
-        (scale, shift)
     }
+    (scale, shift)
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::buffer::Buffer;
-use crate::ops::Io;
+use crate::ops::{Io, gather};
 use crate::ops::activation::Activation;
 use crate::ops::batch_norm::BatchNorm;
 use crate::parallel;
@@ -53,6 +53,7 @@ impl Case {
         let (x, parameters) = (self.x(), self.parameters());
         let residual = random(7, self.output().len());
         let parameters: Vec<&[f32]> = parameters.iter().map(Vec::as_slice).collect();
+        let mut packed = Vec::new();
         let mut context = Compile {
             isa,
             threads,
@@ -60,8 +61,10 @@ impl Case {
             output: self.output(),
             parameters: &parameters,
             packs: &mut Default::default(),
+            packed: &mut packed,
         };
         let step = self.conv.compile(&mut context);
+        gather(&packed);
         // Neither output nor scratch memory is clean in a network.
         let mut output = vec![f32::NAN; self.output().len()];
         let mut scratch = Buffer::copy_of(&vec![f32::NAN; step.scratch()]);
