@@ -11,7 +11,7 @@ use std::time::Instant;
 
 use resnet_core::Shape;
 use resnet_core::buffer::Buffer;
-use resnet_core::ops::{Attributes, Compile, Io, Op, Step, Value, parse};
+use resnet_core::ops::{Attributes, Compile, Io, Op, Step, Value, gather, parse};
 use resnet_core::parallel::{Pool, run_with};
 use resnet_core::simd::{Isa, Kernel, Simd, dispatch};
 
@@ -115,9 +115,18 @@ impl Compiled {
         let parameters: Vec<Vec<f32>> = shapes.iter().map(|p| fill(p.shape.iter().product())).collect();
         let slices: Vec<&[f32]> = parameters.iter().map(Vec::as_slice).collect();
         let output = op.infer(&[input]).expect("valid shape");
-        let mut context =
-            Compile { isa, threads, inputs: &[input], output, parameters: &slices, packs: &mut Default::default() };
+        let mut packed = Vec::new();
+        let mut context = Compile {
+            isa,
+            threads,
+            inputs: &[input],
+            output,
+            parameters: &slices,
+            packs: &mut Default::default(),
+            packed: &mut packed,
+        };
         let step = op.compile(&mut context);
+        gather(&packed);
         let scratch = Buffer::zeroed(step.scratch());
         Self { step, input: fill(input.len()), output: vec![0.0; output.len()], scratch }
     }

@@ -2,9 +2,9 @@
 
 use super::*;
 use crate::buffer::Buffer;
-use crate::ops::{Io, gather};
 use crate::ops::activation::Activation;
 use crate::ops::batch_norm::BatchNorm;
+use crate::ops::{Io, gather};
 use crate::parallel;
 use crate::simd::Isa;
 use crate::testing::{assert_close, for_each_isa, naive_conv, random};

@@ -1,0 +1,301 @@
+//! Transposed convolution, the adjoint of a strided convolution:
+//!
+//! `y[i * stride - padding + tap][k] += Σ_c x[i][c] * weight[c][k][tap]`
+//!
+//! Read from the output: position `o` gets the taps `t` with `t = o + padding (mod stride)`. All outputs of one phase
+//! (`o` modulo the stride, per axis) see the same taps, so each phase is a direct convolution of the input with every
+//! `stride`-th tap in reverse order, whose outputs lie `stride` apart: no multiplication with an inserted zero.
+
+use super::blocking::{Grid, Work};
+use super::direct::{self, Direct};
+use super::weights::{self, Weights};
+use crate::ops::epilogue::Epilogue;
+use crate::ops::{Attributes, Compile, Io, Op, Parameter, Role, Signature, Step, expect_inputs};
+use crate::shape::Shape;
+use crate::window::{AXES, Window};
+
+/// A transposed convolution with what follows it.
+#[derive(Clone, Copy, Debug)]
+pub struct ConvTranspose {
+    filters: usize,
+    /// Of the convolution that this is the adjoint of; its padding crops the output.
+    window: Window,
+    output_padding: [usize; 3],
+    groups: usize,
+    bias: bool,
+    epilogue: Epilogue,
+}
+
+impl ConvTranspose {
+    pub(in crate::ops) fn parse(attributes: &mut Attributes) -> Result<Box<dyn Op>, String> {
+        let (filters, groups) = (attributes.size("filters")?, attributes.size("groups")?);
+        let (kernel, stride) = (attributes.sizes("kernel")?, attributes.sizes("stride")?);
+        let window = Window::new(kernel, stride, [1; 3], attributes.pairs("padding")?)?;
+        let (output_padding, bias) = (attributes.counts("output_padding")?, attributes.flag("bias")?);
+        if !filters.is_multiple_of(groups) {
+            return Err(format!("{filters} filters cannot be dealt to {groups} groups"));
+        }
+        for axis in 0..3 {
+            if output_padding[axis] >= stride[axis] {
+                let (name, got, stride) = (AXES[axis], output_padding[axis], stride[axis]);
+                return Err(format!(
+                    "output_padding of the {name} axis must be less than its stride {stride}, got {got}"
+                ));
+            }
+        }
+        Ok(Box::new(Self { filters, window, output_padding, groups, bias, epilogue: Epilogue::default() }))
+    }
+
+    fn dims(&self, input: [usize; 3]) -> Result<[usize; 3], String> {
+        let mut dims = [0; 3];
+        for axis in 0..3 {
+            let [before, after] = self.window.padding[axis];
+            let full = input[axis].checked_sub(1).and_then(|last| last.checked_mul(self.window.stride[axis]));
+            let full = full.and_then(|full| full.checked_add(self.window.kernel[axis] + self.output_padding[axis]));
+            let full =
+                full.ok_or_else(|| format!("the {} axis of the input has a bad size: {}", AXES[axis], input[axis]))?;
+            dims[axis] = full.checked_sub(before + after).filter(|&size| size > 0).ok_or_else(|| {
+                format!("padding {before} + {after} crops all of the {} axis, {full} positions", AXES[axis])
+            })?;
+        }
+        Ok(dims)
+    }
+}
+
+impl Op for ConvTranspose {
+    fn kind(&self) -> &'static str {
+        "conv_transpose"
+    }
+
+    fn signature(&self, channels: &[usize]) -> Result<Signature, String> {
+        expect_inputs(channels, 1)?;
+        let c = channels[0];
+        if !c.is_multiple_of(self.groups) {
+            return Err(format!("{c} input channels cannot be dealt to {} groups", self.groups));
+        }
+        let [kd, kh, kw] = self.window.kernel;
+        let weight = [c, self.filters / self.groups, kd, kh, kw];
+        let mut parameters = vec![Parameter::new("weight", &weight, Role::Kernel)];
+        if self.bias {
+            parameters.push(Parameter::new("bias", &[self.filters], Role::Bias));
+        }
+        Ok(Signature { channels: self.filters, parameters })
+    }
+
+    fn infer(&self, inputs: &[Shape]) -> Result<Shape, String> {
+        let output = inputs[0].with_dims(self.dims(inputs[0].dims())?).with_channels(self.filters);
+        self.epilogue.infer(output, inputs)
+    }
+
+    fn absorb(&self, next: &dyn Op, slot: usize) -> Option<Box<dyn Op>> {
+        let epilogue = self.epilogue.absorb(next, slot)?;
+        Some(Box::new(Self { epilogue, ..*self }))
+    }
+
+    fn compile(&self, context: &mut Compile<'_>) -> Box<dyn Step> {
+        let [sd, sh, sw] = self.window.stride;
+        let mut phases = Vec::new();
+        for offset in (0..sd * sh * sw).map(|i| [i / (sh * sw), i / sw % sh, i % sw]) {
+            if (0..3).all(|axis| offset[axis] < context.output.dims()[axis]) {
+                phases.push(self.phase(context, offset));
+            }
+        }
+        Box::new(Phases { phases })
+    }
+}
+
+impl ConvTranspose {
+    /// The convolution that computes the outputs `offset`, `offset + stride`, ...
+    fn phase(&self, context: &mut Compile<'_>, offset: [usize; 3]) -> Direct {
+        let Compile { isa, threads, .. } = *context;
+        let (input, full) = (context.inputs[0], context.output);
+        let stride = self.window.stride;
+        let (mut kernel, mut first, mut padding, mut dims) = ([0; 3], [0; 3], [[0; 2]; 3], [0; 3]);
+        for axis in 0..3 {
+            // The first output sees input `start` through tap `first`, `start - 1` through `first + stride` ...
+            let position = offset[axis] + self.window.padding[axis][0];
+            let start = position / stride[axis];
+            first[axis] = position % stride[axis];
+            let taps = self.window.kernel[axis].saturating_sub(first[axis]).div_ceil(stride[axis]);
+            // Taps beyond the kernel are zero: they stand in where there is none, or where the input is cropped.
+            kernel[axis] = taps.max(start + 1);
+            dims[axis] = (full.dims()[axis] - offset[axis]).div_ceil(stride[axis]);
+            padding[axis] = [kernel[axis] - 1 - start, (start + dims[axis]).saturating_sub(input.dims()[axis])];
+        }
+        let window = Window { kernel, stride: [1; 3], dilation: [1; 3], padding };
+        let output = full.with_dims(dims);
+        let dense = Grid::dense(full).strides;
+        let strides = [dense[0], dense[1] * stride[0], dense[2] * stride[1], dense[3] * stride[2]];
+        let start = (0..3).map(|axis| offset[axis] * dense[axis + 1]).sum();
+        let (groups, grid) = (self.groups, Grid { start, strides });
+        let work = Work { window, input, output, grid, groups, tile: isa.tile(), threads };
+        let own = self.epilogue.own_parameters(context.parameters);
+        let norm = self.epilogue.scale_shift(context.parameters);
+        let (scale, shift) = super::scale_shift(self.filters, own.get(1).copied(), norm);
+        let panels = direct::panels(isa, &work);
+        let channels = input.c / groups;
+        let layout = format!("phase {offset:?} {kernel:?}");
+        let packed = context.packed(&layout, || {
+            let values = self.taps(own[0], channels, kernel, first);
+            Weights { values: &values, scale: &scale, groups, channels, taps: window.taps() }.pack(panels)
+        });
+        let bias = context.packed("bias", || weights::pad(&shift, groups, panels));
+        let Epilogue { residual, activation, .. } = self.epilogue;
+        Direct::new(isa, work, [packed, bias], residual, activation)
+    }
+
+    /// The weights of a phase as those of a convolution `(k, c / groups, taps)`: every `stride`-th tap from `first`,
+    /// the last one first, zero where the kernel has ended.
+    fn taps(&self, weight: &[f32], channels: usize, kernel: [usize; 3], first: [usize; 3]) -> Vec<f32> {
+        let Window { kernel: full, stride, .. } = self.window;
+        let per_group = self.filters / self.groups;
+        let taps: usize = kernel.iter().product();
+        let mut values = vec![0.0; self.filters * channels * taps];
+        for (tap, at) in
+            (0..taps).map(|t| [t / (kernel[1] * kernel[2]), t / kernel[2] % kernel[1], t % kernel[2]]).enumerate()
+        {
+            let from: [usize; 3] =
+                std::array::from_fn(|axis| first[axis] + stride[axis] * (kernel[axis] - 1 - at[axis]));
+            if (0..3).any(|axis| from[axis] >= full[axis]) {
+                continue;
+            }
+            let from = (from[0] * full[1] + from[1]) * full[2] + from[2];
+            for k in 0..self.filters {
+                for c in 0..channels {
+                    let row = (k / per_group * channels + c) * per_group + k % per_group;
+                    values[(k * channels + c) * taps + tap] = weight[row * self.window.taps() + from];
+                }
+            }
+        }
+        values
+    }
+}
+
+/// One direct convolution after the other, each with outputs of its own.
+struct Phases {
+    phases: Vec<Direct>,
+}
+
+impl Step for Phases {
+    fn scratch(&self) -> usize {
+        self.phases.iter().map(Step::scratch).max().unwrap_or(0)
+    }
+
+    fn forward(&self, io: Io<'_>) {
+        let Io { inputs, output, scratch, pool } = io;
+        for phase in &self.phases {
+            let scratch = &mut scratch[..phase.scratch()];
+            phase.forward(Io { inputs, output: &mut *output, scratch, pool });
+        }
+    }
+
+    fn algorithm(&self) -> String {
+        format!("transposed, {} phases", self.phases.len())
+    }
+
+    fn flops(&self) -> u64 {
+        self.phases.iter().map(Step::flops).sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::buffer::Buffer;
+    use crate::ops::activation::Activation;
+    use crate::ops::gather;
+    use crate::parallel;
+    use crate::simd::Isa;
+    use crate::testing::{assert_close, for_each_isa, random};
+
+    fn naive(op: &ConvTranspose, x: &[f32], input: Shape, weight: &[f32], bias: &[f32]) -> Vec<f64> {
+        let output = op.infer(&[input]).unwrap();
+        let Window { kernel, stride, padding, .. } = op.window;
+        let (channels, per_group) = (input.c / op.groups, op.filters / op.groups);
+        let mut y: Vec<f64> = (0..output.len()).map(|i| f64::from(bias[i % op.filters])).collect();
+        for (i, &x) in x.iter().enumerate() {
+            let (c, pixel) = (i % input.c, i / input.c);
+            let at = [pixel / (input.h * input.w) % input.d, pixel / input.w % input.h, pixel % input.w];
+            for tap in 0..op.window.taps() {
+                let t = [tap / (kernel[1] * kernel[2]), tap / kernel[2] % kernel[1], tap % kernel[2]];
+                let to: [usize; 3] = std::array::from_fn(|a| (at[a] * stride[a] + t[a]).wrapping_sub(padding[a][0]));
+                if (0..3).any(|a| to[a] >= output.dims()[a]) {
+                    continue;
+                }
+                let n = pixel / input.spatial();
+                let to = (((n * output.d + to[0]) * output.h + to[1]) * output.w + to[2]) * output.c;
+                for k in 0..per_group {
+                    let w = weight[(c * per_group + k) * op.window.taps() + tap];
+                    y[to + c / channels * per_group + k] += f64::from(x) * f64::from(w);
+                }
+            }
+        }
+        y
+    }
+
+    fn run(op: &ConvTranspose, input: Shape, parameters: &[&[f32]], x: &[f32], isa: Isa, threads: usize) -> Vec<f32> {
+        let output = op.infer(&[input]).unwrap();
+        let (packs, packed) = (&mut Default::default(), &mut Vec::new());
+        let step = op.compile(&mut Compile { isa, threads, inputs: &[input], output, parameters, packs, packed });
+        gather(packed);
+        let mut y = vec![f32::NAN; output.len()];
+        let mut scratch = Buffer::copy_of(&vec![f32::NAN; step.scratch()]);
+        parallel::run_with(threads, |pool| {
+            step.forward(Io { inputs: &[x], output: &mut y, scratch: &mut scratch, pool });
+        });
+        y
+    }
+
+    fn check(
+        input: Shape,
+        kernel: [usize; 3],
+        stride: [usize; 3],
+        padding: [[usize; 2]; 3],
+        output_padding: [usize; 3],
+    ) {
+        for (groups, filters) in [(1, 20), (2, 6), (4, 4)] {
+            let window = Window::new(kernel, stride, [1; 3], padding).unwrap();
+            let epilogue = Epilogue { activation: Activation::Relu, ..Epilogue::default() };
+            let op = ConvTranspose { filters, window, output_padding, groups, bias: true, epilogue };
+            let shapes = op.signature(&[input.c]).unwrap().parameters;
+            let weight = random(2, shapes[0].shape.iter().product());
+            let (bias, x) = (random(3, filters), random(1, input.len()));
+            let want: Vec<f64> = naive(&op, &x, input, &weight, &bias).iter().map(|y| y.max(0.0)).collect();
+            for_each_isa(|isa| {
+                let got = run(&op, input, &[&weight, &bias], &x, isa, 1);
+                assert_close(&got, &want, 2e-5);
+                assert_eq!(got, run(&op, input, &[&weight, &bias], &x, isa, 3), "{isa:?} {op:?}");
+            });
+        }
+    }
+
+    #[test]
+    fn upsampling() {
+        let none = [[0; 2]; 3];
+        check(Shape::new(2, [1, 5, 7], 8), [1, 2, 2], [1, 2, 2], none, [0; 3]);
+        check(Shape::new(1, [3, 4, 5], 8), [2; 3], [2; 3], none, [0; 3]);
+        check(Shape::new(2, [1, 5, 7], 8), [1, 4, 4], [1, 2, 2], [[0; 2], [1; 2], [1; 2]], [0; 3]);
+        check(Shape::new(1, [3, 4, 5], 8), [4; 3], [2; 3], [[1; 2]; 3], [0; 3]);
+        check(Shape::new(1, [3, 4, 5], 8), [3; 3], [2; 3], [[1; 2]; 3], [1; 3]);
+    }
+
+    #[test]
+    fn odd_windows() {
+        for kernel in [[1, 1, 1], [1, 3, 2], [2, 5, 3]] {
+            for stride in [[1, 1, 1], [2, 3, 1], [1, 2, 4]] {
+                check(Shape::new(1, [3, 4, 5], 4), kernel, stride, [[0; 2]; 3], stride.map(|s| s - 1));
+                check(Shape::new(1, [3, 4, 5], 4), kernel, stride, [[0, 1], [1, 1], [2, 0]], [0; 3]);
+            }
+        }
+        check(Shape::new(1, [1, 1, 1], 4), [1, 2, 2], [1, 2, 2], [[0; 2]; 3], [0; 3]);
+    }
+
+    #[test]
+    fn errors_name_the_axis() {
+        let window = Window::new([1, 2, 2], [1, 2, 2], [1; 3], [[0; 2], [9; 2], [0; 2]]).unwrap();
+        let epilogue = Epilogue::default();
+        let op = ConvTranspose { filters: 4, window, output_padding: [0; 3], groups: 1, bias: false, epilogue };
+        let error = op.infer(&[Shape::new(1, [1, 2, 2], 4)]).unwrap_err();
+        assert!(error.contains("height"), "{error}");
+    }
+}
