@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 import resnet_rs as rr
 from resnet_rs.errors import ArgumentError, ResnetError, UnknownArgumentError, WeightsError
 from resnet_rs.models import ResNet, ResNetClassifier
-from resnet_rs.models import unet as unets
 
 # Case of ../shared/reference/torch -> what shapes cannot tell.
 TORCH: dict[str, dict[str, Any]] = {
@@ -196,12 +195,41 @@ def test_medicai_names() -> None:
     assert "se_position" not in model.get_config()  # the default, before_bn
 
 
+def test_keras_applications() -> None:
+    """Biases everywhere, the stride in the first 1x1, an epsilon of its own."""
+    own = {"conv_bias": True, "stride_in": "1x1", "bn_epsilon": 1.001e-5}
+    model = small(num_filters=[64, 128], **own)
+    state = model.state_dict()
+    leaves = {"running_mean": "moving_mean", "running_var": "moving_variance"}
+    file: dict[str, Any] = {}
+    for name, value in state.items():
+        layer, leaf = name.rpartition(".")[::2]
+        parts = layer.split(".")
+        norm = parts[-1].startswith("bn") or layer.endswith("downsample.1")
+        if layer.startswith("layer"):
+            index = "0" if "downsample" in layer else parts[2][-1]
+            block = f"conv{int(parts[0][5:]) + 1}_block{int(parts[1]) + 1}"
+            layer = f"{block}_{index}_{'bn' if norm else 'conv'}"
+        else:
+            layer = {"conv1": "conv1_conv", "bn1": "conv1_bn", "fc": "predictions"}[layer]
+        if leaf == "weight":
+            leaf = "gamma" if norm else "kernel"
+            value = value if norm else value.transpose(*range(2, value.ndim), 1, 0)
+        elif leaf == "bias" and norm:
+            leaf = "beta"
+        file[f"{layer}/{leaves.get(leaf, leaf)}:0"] = value
+    found = rr.from_weights(file)
+    assert {name: found.get_config()[name] for name in own} == own
+    x = np.random.default_rng(0).standard_normal((2, 32, 32, 3)).astype(np.float32)
+    assert np.array_equal(found.predict(x), model.predict(x))
+
+
 # -- decoders ---------------------------------------------------------------------------------------------------------
 
 
 def unet(kind: str = "UNet", **arguments: Any) -> rr.Model:
     given = {"encoder": small(block_type="basic_block", num_blocks=[1, 1], include_top=False, num_classes=None)}
-    return getattr(unets, kind)(
+    return getattr(rr.models, kind)(
         **{**given, "encoder_depth": 3, "decoder_filters": (16, 12, 8), "num_classes": 2, **arguments}
     )
 
@@ -214,6 +242,8 @@ def unet(kind: str = "UNet", **arguments: Any) -> rr.Model:
         ("UNet", {"decoder_normalization": False, "head_kernel_size": 3}, {}),
         ("UNet", {"decoder_normalization": "group"}, {"decoder_normalization": "group"}),
         ("AttentionUNet", {}, {}),
+        ("UNetPlusPlus", {}, {}),
+        ("UNetPlusPlus", {"decoder_block_type": "transpose"}, {}),
     ],
 )
 def test_decoders(kind: str, arguments: dict[str, Any], overrides: dict[str, Any]) -> None:
@@ -263,6 +293,9 @@ def test_decoder_refused() -> None:
         rr.from_weights(without(state, "segmentation_head.0.weight"))
     with pytest.raises(WeightsError, match=r"decoder\.blocks\.1\.conv1\.0\.weight: expected a kernel, got nothing"):
         rr.from_weights(without(state, "decoder.blocks.1.conv1.0.weight"))
+    aspp = {name: value for name, value in state.items() if not name.startswith("decoder.")}
+    with pytest.raises(WeightsError, match=r"expected the decoder of a U-Net .*, got decoder\.aspp"):
+        rr.from_weights({**aspp, "decoder.aspp.0.weight": np.ones((4, 4, 1, 1))})
     with pytest.raises(WeightsError, match=r"unexpected +decoder\.blocks\.0\.attention1"):
         rr.from_weights({**state, "decoder.blocks.0.attention1.attention.cSE.1.weight": np.ones((4, 4, 1, 1))})
 

@@ -19,10 +19,10 @@ from resnet_rs.weights.names import canonical
 from resnet_rs.weights.recognise import Recognised, recognise
 
 from .decoder_structure import DecoderStructure, has_decoder, infer_decoder
+from .registry import create_model
 from .resnet import ResNetClassifier
 from .saving import load
 from .structure import Structure, infer
-from .unet import AttentionUNet, UNet
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -52,7 +52,7 @@ def from_weights(
             `num_classes` than the weights' begin with a new classifier.
 
     Returns:
-        The model, a `ResNetClassifier`, `UNet` or `AttentionUNet`; `summary()` shows what was inferred.
+        The model: a `ResNetClassifier`, `UNet`, `AttentionUNet` or `UNetPlusPlus`. `summary()` shows what was inferred.
 
     Raises:
         WeightsError: the weights are of no network that can be built, or do not fit the overrides.
@@ -103,8 +103,7 @@ def _segmentor(arguments: Mapping[str, Any], decoder: DecoderStructure, override
     encoder_options = {name: value for name, value in overrides.items() if name in known}
     options = {name: value for name, value in overrides.items() if name not in known}
     encoder = ResNetClassifier(**{**arguments, **encoder_options}, include_top=False)
-    constructor = AttentionUNet if decoder.attention else UNet
-    return constructor(**{**decoder.arguments, **options}, encoder=encoder)
+    return create_model(decoder.model, **{**decoder.arguments, **options}, encoder=encoder)
 
 
 def _segmentor_tensors(model: Model, found: Recognised) -> dict[str, NDArray[Any]]:
