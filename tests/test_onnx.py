@@ -111,6 +111,22 @@ def test_every_operator(rank: int) -> None:
     )  # fmt: skip
     scaled = add("rescale", transposed, scale=0.5, offset=0.25)
     padded = add("pad_channels", scaled, before=1, after=2)
+    gate = add("conv", padded, filters=1, kernel=spatial(1), stride=spatial(1), padding=pads(0, 0), dilation=spatial(1),
+        groups=1, bias=True)  # fmt: skip
+    for operand in (gate, padded):
+        add("multiply", padded, operand)
+    add("group_norm", padded, groups=3, epsilon=1e-3, affine=True)
+    add("group_norm", padded, groups=9, epsilon=1e-5, affine=False)
+    layered = add("layer_norm", padded, epsilon=1e-3)
+    add("unit_norm", layered)
+    wide = add("pad", layered, multiple=spatial(7))
+    add("crop", wide, layered, scale=spatial(1))
+    tokens = add("dense", pooled, units=12, bias=True)
+    queries = add("parameter", x, size=[1, 1, 5], channels=12)
+    attended = add("attention", queries, tokens, tokens, heads=3, mask="none")
+    add("matmul", tokens, attended, units=5, transpose=True)
+    scores = add("matmul", tokens, attended, units=5, transpose=True)
+    add("matmul", scores, attended, units=12, transpose=False)
     pooled_max = add("global_max_pool", padded)
     add("dense", pooled_max, units=7, bias=True)
     vector = add("dense", add("global_avg_pool", padded), units=7, bias=True)
@@ -128,5 +144,7 @@ def test_every_operator(rank: int) -> None:
     expected = reference(nodes, parameters, x_values[:, 0] if rank == 2 else x_values, outputs)
     for (name, op, *_), mine, theirs in zip(nodes[1:], actual, expected, strict=True):
         assert mine.size == theirs.size, (name, op)
-        scale = max(1e-3, float(np.abs(theirs).max()))
-        assert float(np.abs(mine.ravel() - theirs.ravel()).max()) <= 2e-5 * scale, (name, op)
+        # ONNX Runtime sums the squares of a whole group in float32.
+        tolerance = 2e-4 if op == "group_norm" else 2e-5
+        difference = float(np.abs(mine.ravel() - theirs.ravel()).max())
+        assert difference <= tolerance * max(1e-3, float(np.abs(theirs).max())), (name, op)

@@ -272,3 +272,90 @@ class _Writer:
         pads = self.constant(name, np.array(amounts, dtype=np.int64))
         axes = self.constant(name, np.array([1], dtype=np.int64))
         return self.emit("Pad", [inputs[0], pads, "", axes], mode="constant")
+
+    def _multiply(self, name: str, inputs: list[str], attributes: dict[str, Any]) -> str:
+        return self.emit("Mul", inputs)
+
+    def sizes(self, x: str) -> str:
+        """The spatial sizes of `x`, as peers compute them: a constant where the input's shape is one."""
+        return self.emit("Shape", [x], start=2)
+
+    def _pad(self, name: str, inputs: list[str], attributes: dict[str, Any]) -> str:
+        multiple = self.constant(name, np.array(self.spatial(attributes["multiple"]), dtype=np.int64))
+        missing = self.emit("Mod", [self.emit("Neg", [self.sizes(inputs[0])]), multiple])
+        nothing = self.constant(name, np.zeros(self.rank, dtype=np.int64))
+        pads = self.emit("Concat", [nothing, missing], axis=0)
+        axes = self.constant(name, np.arange(2, 2 + self.rank, dtype=np.int64))
+        return self.emit("Pad", [inputs[0], pads, "", axes], mode="constant")
+
+    def _crop(self, name: str, inputs: list[str], attributes: dict[str, Any]) -> str:
+        scale = self.constant(name, np.array(self.spatial(attributes["scale"]), dtype=np.int64))
+        ends = self.emit("Mul", [self.sizes(inputs[1]), scale])
+        starts = self.constant(name, np.zeros(self.rank, dtype=np.int64))
+        axes = self.constant(name, np.arange(2, 2 + self.rank, dtype=np.int64))
+        return self.emit("Slice", [inputs[0], starts, ends, axes])
+
+    def _layer_norm(self, name: str, inputs: list[str], attributes: dict[str, Any]) -> str:
+        last = [0, *range(2, 2 + self.rank), 1]
+        operands = [self.emit("Transpose", inputs, perm=last)]
+        operands += [self.parameter(f"{name}.{suffix}") for suffix in ("weight", "bias")]
+        normal = self.emit("LayerNormalization", operands, axis=-1, epsilon=float(attributes["epsilon"]))
+        return self.emit("Transpose", [normal], perm=[0, 1 + self.rank, *range(1, 1 + self.rank)])
+
+    def _group_norm(self, name: str, inputs: list[str], attributes: dict[str, Any]) -> str:
+        groups = int(attributes["groups"])
+        # A group as one channel of an instance normalisation, which every opset has.
+        grouped = self.emit("Reshape", [inputs[0], self.constant(name, np.array([0, groups, -1], dtype=np.int64))])
+        neutral = [self.constant(name, np.full(groups, value, dtype=np.float32)) for value in (1, 0)]
+        normal = self.emit("InstanceNormalization", [grouped, *neutral], epsilon=float(attributes["epsilon"]))
+        y = self.emit("Reshape", [normal, self.emit("Shape", inputs)])
+        if attributes.get("affine", True):
+            y = self.emit("Mul", [y, self.per_channel(name, self.parameters[f"{name}.weight"])])
+            y = self.emit("Add", [y, self.per_channel(name, self.parameters[f"{name}.bias"])])
+        return y
+
+    def _unit_norm(self, name: str, inputs: list[str], attributes: dict[str, Any]) -> str:
+        return self.emit("LpNormalization", inputs, axis=1, p=2)
+
+    def _parameter(self, name: str, inputs: list[str], attributes: dict[str, Any]) -> str:
+        value = np.asarray(self.parameters[f"{name}.weight"], dtype=np.float32)
+        whole = value.reshape(1, *self.spatial(attributes["size"]), value.shape[-1])
+        batch = self.emit("Shape", inputs, start=0, end=1)
+        ones = self.constant(name, np.ones(1 + self.rank, dtype=np.int64))
+        shape = self.emit("Concat", [batch, ones], axis=0)
+        return self.emit("Expand", [self.constant(name, to_channels_first(whole)), shape])
+
+    def points(self, name: str, x: str) -> str:
+        """(n, c, points)."""
+        return self.emit("Reshape", [x, self.constant(name, np.array([0, 0, -1], dtype=np.int64))])
+
+    def map_of(self, name: str, points: str, like: str) -> str:
+        """(n, c, points) with the spatial sizes of `like`."""
+        batch_and_channels = self.constant(name, np.array([0, 0], dtype=np.int64))
+        shape = self.emit("Concat", [batch_and_channels, self.sizes(like)], axis=0)
+        return self.emit("Reshape", [points, shape])
+
+    def _matmul(self, name: str, inputs: list[str], attributes: dict[str, Any]) -> str:
+        x, b = (self.points(name, value) for value in inputs)
+        # Channels first, the product is the other way round: y' = b' x or b x.
+        matrix = self.emit("Transpose", [b], perm=[0, 2, 1]) if attributes["transpose"] else b
+        return self.map_of(name, self.emit("MatMul", [matrix, x]), inputs[0])
+
+    def _attention(self, name: str, inputs: list[str], attributes: dict[str, Any]) -> str:
+        if attributes["mask"] != "none":
+            raise NotImplementedError(f"{name}: attention with a mask has no ONNX translation")
+        heads = int(attributes["heads"])
+
+        def split(x: str) -> str:
+            """(n, heads, channels of a head, points)."""
+            points = self.emit("Shape", [self.points(name, x)], start=2)
+            leading = self.constant(name, np.array([0, heads, -1], dtype=np.int64))
+            return self.emit("Reshape", [self.points(name, x), self.emit("Concat", [leading, points], axis=0)])
+
+        query, key, value = (split(x) for x in inputs)
+        scores = self.emit("MatMul", [self.emit("Transpose", [query], perm=[0, 1, 3, 2]), key])
+        width = self.emit("Cast", [self.emit("Shape", [query], start=2, end=3)], to=TensorProto.FLOAT)
+        weights = self.emit("Softmax", [self.emit("Div", [scores, self.emit("Sqrt", [width])])], axis=-1)
+        mixed = self.emit("MatMul", [value, self.emit("Transpose", [weights], perm=[0, 1, 3, 2])])
+        shape = self.emit("Shape", [inputs[0]])
+        return self.emit("Reshape", [mixed, shape])
