@@ -35,7 +35,7 @@ class Network:
 
     def __new__(cls, nodes: Sequence[tuple[str, str, Sequence[int], dict[str, Any]]]) -> Network: ...
     def parameters(self) -> list[tuple[str, list[int], bool, str]]:
-        """Name, shape, whether it is trained, and how it starts ("kernel", "embedding", "ones", "zeros"), per parameter."""
+        """Name, shape, whether it is trained, and how it starts ("kernel", "embedding", "ones", "zeros"), for each."""
     def infer(self, input_shape: _Shape) -> list[_Shape]:
         """The output shape of every node for an input of this shape."""
     def get(self, name: str) -> NDArray[np.float32]:

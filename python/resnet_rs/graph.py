@@ -342,7 +342,7 @@ class Builder:
         return self._add("layer_norm", (x,), x.channels, {"epsilon": epsilon}, name)
 
     def parameter(self, x: Tensor, channels: int, size: Sequence[int], *, name: str) -> Tensor:
-        """A learned map of `size` (depth, height, width), a copy per sample of `x`; `weight` is (positions, channels)."""
+        """A learned map of `size` (depth, height, width) for each sample of `x`; `weight` is (positions, channels)."""
         attributes: dict[str, Attribute] = {"size": lift("size", size, 3), "channels": channels}
         return self._add("parameter", (x,), channels, attributes, name)
 
@@ -383,9 +383,9 @@ class Builder:
         return self._add("multiply", (x, gate), x.channels, {}, name)
 
     def matmul(self, x: Tensor, y: Tensor, units: int, *, transpose: bool = False, name: str | None = None) -> Tensor:
-        """Multiply the channels at each position of `x` by a matrix: rows are the positions of `y`, `units` its channels.
+        """Multiply the channels at each position of `x` by a matrix of `units` columns.
 
-        With `transpose` its columns are the positions of `y`, of which there must be `units`.
+        Its rows are the positions of `y`, or with `transpose` its columns are.
         """
         return self._add("matmul", (x, y), units, {"units": units, "transpose": transpose}, name)
 

@@ -137,7 +137,8 @@ class Segmentor(Model):
         wanted = [f"P{number}" for number in range(1, depth + 1)]
         levels = source.pyramid_outputs
         if any(level not in levels for level in wanted):
-            raise ArgumentError(f"encoder: expected feature maps {', '.join(wanted)}, got {', '.join(levels) or 'none'}")
+            given = ", ".join(levels) or "none"
+            raise ArgumentError(f"encoder: expected feature maps {', '.join(wanted)}, got {given}")
         strides = encoder.strides()[:depth]
         # Sizes must be multiples of this, along depth, height and width.
         self._multiple: Triple = strides[-1] if pad == "error" else (1, 1, 1)

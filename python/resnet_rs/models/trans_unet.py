@@ -29,8 +29,8 @@ _MASK_MODES = ("medicai", "foreground")
 class TransUNet(Segmentor):
     """A transformer on the encoder's last map, queries that find classes in it, a decoder: (n, ..., c) to (n, ..., k).
 
-    `num_queries` learned vectors mark positions of the coarse map (their masks) and attend to the encoder's maps, from the
-    coarsest on; each is then of a class, and the masks of the classes' queries are what the decoder enlarges.
+    `num_queries` learned vectors mark positions of the coarse map (their masks) and attend to the encoder's maps, from
+    the coarsest on; each is then of a class, and the masks of the classes' queries are what the decoder enlarges.
 
     What a query may attend to depends on its mask, in a way that `mask_mode` says. "medicai" is what the original
     computes: a query sees the positions that it did **not** mark, on maps that are resized as if their positions were
@@ -39,10 +39,10 @@ class TransUNet(Segmentor):
     everything where it marked nothing. Use it for training from the start.
 
     Args:
-        input_shape: (h, w, c) for 2D, (d, h, w, c) for 3D, of fixed sizes: each position has an embedding of its own. With
-            data_format="channels_first": (c, h, w), (c, d, h, w). Default: the encoder's.
+        input_shape: (h, w, c) for 2D, (d, h, w, c) for 3D, of fixed sizes: each position has an embedding of its own.
+            With data_format="channels_first": (c, h, w), (c, d, h, w). Default: the encoder's.
         encoder_name: a residual network by its name in `list_models()`.
-        encoder: instead of a name, a model with feature maps (`ResNetBackbone`, `ResNet50` ...), whose weights are copied.
+        encoder: instead of a name, a model with feature maps (`ResNetBackbone` ...), copied with its weights.
         encoder_depth: 3 to 5, the number of feature maps that are used, P1 to P{depth}.
         num_classes: channels of the output.
         classifier_activation: None for logits, "softmax", "sigmoid" or another activation.

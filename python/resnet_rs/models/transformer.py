@@ -57,8 +57,8 @@ def block(
 ) -> Tensor:
     """x + attention(norm(x)), then x + mlp(norm(x)): a map of the size and channels of `x`.
 
-    Keys and values come from `memory` as it is, or without one from the normed `x` itself; `visible` and `mask` are those
-    of `Builder.attention`.
+    Keys and values come from `memory` as it is, or without one from the normed `x` itself; `visible` and `mask` are
+    those of `Builder.attention`.
     """
     normed = b.layer_norm(x, epsilon=EPSILON, name="norm1")
     source = normed if memory is None else memory

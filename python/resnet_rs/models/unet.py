@@ -28,7 +28,7 @@ class UNetFamily(Segmentor):
         input_shape: (h, w, c) for 2D, (d, h, w, c) for 3D; spatial sizes may be None. With
             data_format="channels_first": (c, h, w), (c, d, h, w). Default: the encoder's.
         encoder_name: a residual network by its name in `list_models()`.
-        encoder: instead of a name, a model with feature maps (`ResNetBackbone`, `ResNet50` ...), whose weights are copied.
+        encoder: instead of a name, a model with feature maps (`ResNetBackbone` ...), copied with its weights.
         encoder_depth: 3 to 5, the number of feature maps that are used, P1 to P{depth}.
         num_classes: channels of the output.
         decoder_block_type: "upsampling" (nearest, two convolutions) or "transpose" (kernel 4, one convolution).
@@ -153,7 +153,7 @@ class UNet(UNetFamily):
 
 
 class AttentionUNet(UNet):
-    """U-Net with gates: what is joined of the encoder's maps is scaled, position by position, by what the decoder seeks.
+    """U-Net with gates: what is joined of the encoder's maps is scaled, position by position, by what the decoder has.
 
     >>> AttentionUNet(encoder_name="resnet18", input_shape=(64, 64, 3)).count_params()
     14603253

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from resnet_rs.errors import ArgumentError, DTypeError, WeightsError, suggest
-from resnet_rs.weights import keras_order, lucid_names, netspresso_names
-from resnet_rs.weights.keras_names import torch_layout, torch_names
+from resnet_rs.weights import keras_decoder, keras_order, lucid_names, netspresso_names
+from resnet_rs.weights.keras_names import torch_names
 from resnet_rs.weights.names import HEADS, IGNORED, canonical, common_prefix, head, stripped
 from resnet_rs.weights.report import Mismatch, Report
 
@@ -35,6 +35,8 @@ FOREIGN = [
     (r"^features\.\d", "a VGG, MobileNet or similar"),
     (r"/", "a Keras model that is not a ResNet"),
 ]
+
+ENCODER_STAGE = re.compile(r"encoder\.(layer\d{1,2}|norm)\.")
 
 
 @dataclass
@@ -149,11 +151,15 @@ def translate(arrays: Mapping[str, NDArray[Any]], ours: Mapping[str, str], namin
 def from_keras(arrays: Mapping[str, NDArray[Any]], ours: Mapping[str, str]) -> Translation:
     """Translate Keras paths and kernels; layers that are only numbered are named after those of the network."""
     named = keras_order.layer_names(arrays, ours) if keras_order.numbered(arrays) else {}
-    files = {named.get(name, name): name for name in arrays}
-    names = torch_names(files)
+    # medicai also writes the encoder's stages that a decoder of less depth does not use; numbered, they lie apart.
+    files = {named.get(name, name): name for name in arrays if not (named and name.startswith("encoder/"))}
+    names = keras_decoder.torch_names(files) or torch_names(files)
     result = Translation("keras", "", {}, {}, [file for name, file in files.items() if name not in names])
+    stages = {match[0] for name in ours if (match := ENCODER_STAGE.match(name))}
     for name, spelling in names.items():
-        add(result, spelling, files[name], torch_layout(name, arrays[files[name]]))
+        stage = ENCODER_STAGE.match(spelling)
+        if stage is None or stage[0] in stages:
+            add(result, spelling, files[name], keras_decoder.torch_layout(name, spelling, arrays[files[name]]))
     return result
 
 

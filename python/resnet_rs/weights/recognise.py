@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from resnet_rs.errors import ArgumentError, WeightsError
-from resnet_rs.weights import keras_names
+from resnet_rs.weights import keras_decoder, keras_names
 from resnet_rs.weights.match import RENAMED
 from resnet_rs.weights.names import HEADS, IGNORED, canonical, head
 
@@ -96,8 +96,9 @@ def _torch_names(arrays: Mapping[str, NDArray[Any]]) -> tuple[str, dict[str, NDA
     for scheme, rename in RENAMED.items():
         if names := rename(arrays):
             return scheme, {names[name]: array for name, array in arrays.items()}
-    if names := keras_names.torch_names(arrays):
-        translated = {spelling: keras_names.torch_layout(name, arrays[name]) for name, spelling in names.items()}
+    if names := keras_decoder.torch_names(arrays) or keras_names.torch_names(arrays):
+        layout = keras_decoder.torch_layout
+        translated = {spelling: layout(name, spelling, arrays[name]) for name, spelling in names.items()}
         return "keras", {**{name: array for name, array in arrays.items() if name not in names}, **translated}
     return "torchvision", dict(arrays)
 
