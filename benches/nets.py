@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -13,11 +14,18 @@ if TYPE_CHECKING:
 
 
 class Net(NamedTuple):
-    """A name of the table, the model of `resnet_rs.create_model`, and the input without the batch axis."""
+    """A name of the table, the model of `resnet_rs.create_model`, the input without the batch axis, other arguments."""
 
     name: str
     model: str
     input_shape: tuple[int, ...]
+    arguments: Mapping[str, Any] = MappingProxyType({"num_classes": 1000})
+
+
+def unet(model: str, encoder: str, input_shape: tuple[int, ...]) -> Net:
+    """A segmentation network, such as unet-resnet18-3d."""
+    name = f"{model}-{encoder}" + ("-3d" if len(input_shape) == 4 else "")
+    return Net(name, model, input_shape, {"encoder_name": encoder, "num_classes": 1})
 
 
 NETS = {
@@ -35,6 +43,11 @@ NETS = {
         Net("resnet50-3d", "resnet50", (96, 96, 96, 4)),
         Net("resnext50-3d", "resnext50", (96, 96, 96, 4)),
         Net("seresnet50-3d", "seresnet50", (96, 96, 96, 4)),
+        unet("unet", "resnet18", (256, 256, 3)),
+        unet("unet", "resnet18", (96, 96, 96, 4)),
+        unet("unet", "seresnet50", (96, 96, 96, 4)),
+        unet("attention_unet", "resnet18", (256, 256, 3)),
+        unet("unet_plus_plus", "resnet18", (256, 256, 3)),
     )
 }
 
@@ -45,7 +58,7 @@ def build(net: Net) -> rr.Model:
     """The model with deterministic weights and linear outputs (logits)."""
     import resnet_rs as rr
 
-    model = rr.create_model(net.model, input_shape=net.input_shape, num_classes=1000, classifier_activation=None)
+    model = rr.create_model(net.model, input_shape=net.input_shape, classifier_activation=None, **net.arguments)
     model.load_weights(random_weights(model.state_dict()), naming="native")
     return model
 

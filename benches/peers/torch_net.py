@@ -67,6 +67,9 @@ class TorchNet(torch.nn.Module):
     def _concat(self, name: str, inputs: list[torch.Tensor], a: dict[str, Any]) -> torch.Tensor:
         return torch.cat(inputs, dim=1)
 
+    def _multiply(self, name: str, inputs: list[torch.Tensor], a: dict[str, Any]) -> torch.Tensor:
+        return inputs[0] * inputs[1]
+
     def _max_pool(self, name: str, inputs: list[torch.Tensor], a: dict[str, Any]) -> torch.Tensor:
         x, padding = self.pad(inputs[0], a["padding"], float("-inf"))
         pool = F.max_pool2d if self.rank == 2 else F.max_pool3d
