@@ -10,7 +10,8 @@ equally far, the shortcut comes before the branch. So within a block of a ResNet
 | with squeeze-and-excitation           | the shortcut's 0 is last | as above   |
 | pre-activation                        | as above     | pre_activation, 1, 2   |
 
-(0 is the shortcut's, where the block has one). Which layers there are is taken from the network.
+(0 is the shortcut's, where the block has one). The stages of a U-Net's decoder follow the encoder, the head is last.
+Which layers there are is taken from the network.
 """
 
 from __future__ import annotations
@@ -18,15 +19,35 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterable
 
-from resnet_rs.weights.keras_names import torch_names
+from resnet_rs.weights import keras_decoder, keras_names
 
 __all__ = ["layer_names", "numbered"]
 
 NUMBERED = re.compile(r"(?P<container>(?:.*/)?layers)/(?P<kind>[a-z0-9_]+?)(?:_(?P<number>\d{1,6}))?/(?P<rest>[^/].*)")
 BLOCK = re.compile(r"layer(\d{1,2})\.(\d{1,4})\.(.+)")
+STAGE = re.compile(r"decoder\.blocks\.(\d{1,2})\..+")
+INNER = re.compile(r"\.(fc[12]|theta_x|phi_g|psi)$")
 
+# Classes that stand for each other, one in 2D and one in 3D, or one for each kind of decoder.
+KINDS = {
+    "conv2d": "conv",
+    "conv3d": "conv",
+    "conv2d_transpose": "conv_transpose",
+    "conv3d_transpose": "conv_transpose",
+    "group_normalization": "norm",
+    "layer_normalization": "norm",
+}
 # One variable of each kind of layer, by which the layer's place in the network is found.
-VARIABLE = {"conv": "kernel", "batch_normalization": "gamma", "squeeze_excitation": "conv1/kernel", "dense": "kernel"}
+VARIABLE = {
+    "conv": "kernel",
+    "conv_transpose": "kernel",
+    "dense": "kernel",
+    "norm": "gamma",
+    "batch_normalization": "gamma",
+    "squeeze_excitation": "conv1/kernel",
+    "attention_gate": "theta_x/kernel",
+}
+LEAVES = (("conv", "conv"), ("batch_normalization", "bn"))
 
 
 def numbered(names: Iterable[str]) -> bool:
@@ -50,7 +71,8 @@ def layer_names(names: Iterable[str], network: Collection[str]) -> dict[str, str
     >>> layer_names(["layers/conv2d/kernel"], network)
     {}
     """
-    pieces = {name: found for name in names if (found := NUMBERED.fullmatch(name))}
+    # Stages of an encoder that no decoder uses lie beside the network, with numbers of their own.
+    pieces = {name: found for name in names if (found := NUMBERED.fullmatch(name)) and not name.startswith("encoder/")}
     there: dict[str, dict[tuple[str, int], None]] = {}
     for found in pieces.values():
         there.setdefault(kind_of(found), {})[found["container"], int(found["number"] or 0)] = None
@@ -72,33 +94,40 @@ def layer_names(names: Iterable[str], network: Collection[str]) -> dict[str, str
 
 
 def kind_of(found: re.Match[str]) -> str:
-    return "conv" if found["kind"] in ("conv2d", "conv3d") else found["kind"]
+    return KINDS.get(found["kind"], found["kind"])
 
 
 def ordered(network: Collection[str]) -> dict[str, list[str]]:
     """Return the layers of a network by kind, in the order of their numbers; {} for one that is not of this family."""
     variables = {f"{name}/{VARIABLE[kind]}": (kind, name) for kind, name in candidates(network)}
-    places = torch_names(variables)
+    scheme = keras_decoder if any(STAGE.fullmatch(name) for name in network) else keras_names
+    places = scheme.torch_names(variables)
     layers: dict[str, list[str]] = {}
     for variable, (kind, name) in variables.items():
         if places.get(variable) in network:
             layers.setdefault(kind, []).append(name)
-    known = {place.rpartition(".")[0].removesuffix(".fc1") for place in places.values()}
-    others = [
-        name for name in network if name.rpartition(".")[0].removesuffix(".fc1").removesuffix(".fc2") not in known
-    ]
-    return {} if others else layers
+    known = {layer_of(place) for place in places.values()}
+    return {} if any(layer_of(name) not in known for name in network) else layers
+
+
+def layer_of(name: str) -> str:
+    """Return the layer of Keras's that a tensor of ours belongs to."""
+    return INNER.sub("", name.rpartition(".")[0])
 
 
 def candidates(network: Collection[str]) -> list[tuple[str, str]]:
-    """Return kind and Keras name of every layer that a residual network may have, in the order of their depth."""
-    stem = 3 if "conv1.3.weight" in network else 1
+    """Return kind and Keras name of every layer that such a network may have, in the order of their depth."""
+    names = {name.removeprefix("encoder.") for name in network}
+    stem = 3 if "conv1.3.weight" in names else 1
     layers = [(kind, f"conv{index}_{leaf}") for index in range(1, stem + 1) for kind, leaf in LEAVES]
     blocks: dict[tuple[int, int], set[str]] = {}
-    for name in network:
+    for name in names:
         if block := BLOCK.fullmatch(name):
             blocks.setdefault((int(block[1]), int(block[2])), set()).add(block[3])
-    pre = "norm.weight" in network
+    # The last norm is not part of a U-Net's encoder; its shortcuts tell, for they have none.
+    pre = "norm.weight" in names or any(
+        "downsample.0.weight" in b and "downsample.1.weight" not in b for b in blocks.values()
+    )
     for (stage, number), parts in sorted(blocks.items()):
         block_name = f"stack{stage - 1}_block{number}"
         branch = [1, 2, 3] if "conv3.weight" in parts else [1, 2]
@@ -109,7 +138,18 @@ def candidates(network: Collection[str]) -> list[tuple[str, str]]:
         layers += [("conv", f"{block_name}_{index}_conv") for index in convs]
         layers += [("batch_normalization", f"{block_name}_{index}_bn") for index in norms]
         layers += [("squeeze_excitation", f"{block_name}_squeeze_excitation")] if squeeze else []
-    return [*layers, ("batch_normalization", "post_bn"), ("dense", "predictions")]
+    return [*layers, ("batch_normalization", "post_bn"), *decoder(network), ("dense", "predictions")]
 
 
-LEAVES = (("conv", "conv"), ("batch_normalization", "bn"))
+def decoder(network: Collection[str]) -> list[tuple[str, str]]:
+    """Return kind and Keras name of the layers that a U-Net's decoder may have; nothing for other networks."""
+    depth = max((int(found[1]) + 1 for name in network if (found := STAGE.fullmatch(name))), default=0)
+    batch = any(name.startswith("decoder.") and name.endswith("running_mean") for name in network)
+    norm = "batch_normalization" if batch else "norm"
+    layers: list[tuple[str, str]] = []
+    for stage in (f"decoder_stage{number}" for number in range(depth, 0, -1)):
+        layers += [("attention_gate", f"{stage}_attention_gate")]
+        layers += [("conv_transpose", f"{stage}_transpose_conv_2D"), (norm, f"{stage}_norm_2D")]
+        for index in (1, 2):
+            layers += [("conv", f"{stage}_conv_{index}_conv_2D"), (norm, f"{stage}_conv_{index}_norm_2D")]
+    return [*layers, ("conv", "final_conv")] if depth else []
