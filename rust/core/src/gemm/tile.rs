@@ -48,6 +48,9 @@ pub(crate) struct Stages {
     pub(crate) suspend: bool,
 }
 
+/// Floats that a tile prefetches for each step of the reduction.
+pub(crate) const PREFETCHED: usize = 8;
+
 /// The arguments of one tile.
 #[derive(Clone, Copy)]
 pub(crate) struct Tile<'a> {
@@ -68,6 +71,8 @@ pub(crate) struct Tile<'a> {
     /// Added before the activation, laid out as the output; or null.
     pub(crate) residual: *const f32,
     pub(crate) relu: bool,
+    /// What will be needed soon: prefetched at [`PREFETCHED`] floats for each row of B. Any address is allowed.
+    pub(crate) ahead: *const f32,
     pub(crate) stages: Stages,
 }
 
@@ -133,6 +138,7 @@ unsafe fn compute<S: Simd, const M: usize, const N: usize>(s: S, tile: &Tile<'_>
         }
     });
     let stride = tile.row_stride;
+    let mut ahead = tile.ahead;
     for segment in tile.segments {
         // SAFETY: as above.
         unsafe {
@@ -161,6 +167,9 @@ unsafe fn compute<S: Simd, const M: usize, const N: usize>(s: S, tile: &Tile<'_>
                 step!(3);
                 a = a.map(|a| opaque(a.add(4)));
                 b = b.add(4 * N * lanes);
+                s.prefetch(ahead);
+                s.prefetch(ahead.wrapping_add(2 * PREFETCHED));
+                ahead = ahead.wrapping_add(4 * PREFETCHED);
                 left -= 4;
             }
             while left > 0 {

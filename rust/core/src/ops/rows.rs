@@ -57,6 +57,7 @@ impl Kernel for Rows<'_> {
                 bias: self.start.unwrap_or(self.b).as_ptr(),
                 residual: std::ptr::null(),
                 relu: false,
+                ahead: self.b.as_ptr(),
                 stages: Stages { resume: self.start.is_none(), suspend: true },
             };
             // SAFETY: the contract of the function `run`, which alone makes this kernel.

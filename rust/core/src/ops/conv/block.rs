@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use crate::gemm::{self, GROUPS, Panels, Segment, Stages, Tile};
+use crate::gemm::{self, GROUPS, PREFETCHED, Panels, Segment, Stages, Tile};
 use crate::ops::activation::Activation;
 use crate::simd::{Isa, Kernel, Simd, dispatch};
 
@@ -91,18 +91,46 @@ impl Kernel for Run<'_> {
                 let (tile, panel, index) = if product.pixels_outside { (o, i, 0) } else { (i, o / pieces, o % pieces) };
                 let stages = Stages { resume: index > 0, suspend: index + 1 < pieces };
                 let pixels = &block.pixels[tile];
+                let ahead = match block.pixels.get(tile + 1) {
+                    // What this pass prefetches of the next pixels' windows, where it goes on from the last pass.
+                    Some(next) if product.pixels_outside => {
+                        product.a.wrapping_offset(next.a[0]).wrapping_add(panel * rows * PREFETCHED)
+                    }
+                    // The next piece of weights, dealt to the first tiles.
+                    _ => product
+                        .weights
+                        .as_ptr()
+                        .wrapping_add(product.ahead(range.start + panel, (index + 1) * piece))
+                        .wrapping_add((i * piece * PREFETCHED).min(piece * product.panels.width())),
+                };
+                let segments = &taps[index][pixels.taps];
                 // SAFETY: the contract of the function `run`, which alone makes this kernel.
-                unsafe { product.tile(s, pixels, &taps[index][pixels.taps], range.start + panel, stages) };
+                unsafe { product.tile(s, pixels, segments, range.start + panel, stages, ahead) };
             }
         }
     }
 }
 
 impl Product<'_> {
+    /// Where row `row` of panel `index` is packed; the rows after the last are those of the next panel.
+    #[inline(always)]
+    fn ahead(&self, index: usize, row: usize) -> usize {
+        let (group, panel) = (index / self.panels.count(), self.panels.panel(index % self.panels.count()));
+        group * self.panels.len() + panel.start + row * panel.vectors * self.panels.lanes()
+    }
+
     /// # Safety
     /// As for the function `run`.
     #[inline(always)]
-    unsafe fn tile<S: Simd>(&self, s: S, pixels: &Pixels, segments: &[Segment], index: usize, stages: Stages) {
+    unsafe fn tile<S: Simd>(
+        &self,
+        s: S,
+        pixels: &Pixels,
+        segments: &[Segment],
+        index: usize,
+        stages: Stages,
+        ahead: *const f32,
+    ) {
         let group = index / self.panels.count();
         let panel = self.panels.panel(index % self.panels.count());
         let column = group * self.panels.columns + panel.column;
@@ -121,6 +149,7 @@ impl Product<'_> {
                 bias: self.bias.as_ptr().add(group * self.panels.padded_columns() + panel.column),
                 residual: self.residual.map_or(std::ptr::null(), |residual| residual.as_ptr().add(out)),
                 relu: self.activation == Activation::Relu,
+                ahead,
                 stages,
             }
         };

@@ -90,7 +90,7 @@ impl Blocking {
         // What each core has to read, when the image is shared out and when the panels are.
         let blocks = (whole / threads).div_ceil(CACHED).max(1);
         let by_image = if weights > SHARED_WEIGHTS { weights * blocks } else { weights } + whole / threads;
-        let passes = if whole > CACHED { panels.div_ceil(threads) } else { 1 };
+        let passes = if whole > 2 * CACHED { panels.div_ceil(threads) } else { 1 };
         let by_panels = weights / threads + whole * passes;
         let pieces = (reduction * work.tile.1 * size_of::<f32>()).div_ceil(CACHED_PANEL);
         let reduction = reduction.div_ceil(pieces).next_multiple_of(4);
