@@ -151,7 +151,8 @@ def check_factors(argument: str, value: object, rank: int) -> tuple[int, ...]:
     factors = [value] * rank if isinstance(value, (int, float)) else value
     if isinstance(factors, Sequence) and not isinstance(factors, str) and len(factors) == rank:
         numbers = [check_number(argument, factor, 0) for factor in factors]
-        if all(number == int(number) for number in numbers):
+        # As in medicai, nothing below 1 makes the output smaller.
+        if all(number == int(number) or number < 1 for number in numbers):
             return tuple(max(1, int(number)) for number in numbers)
     raise ArgumentError(f"{argument}: expected a whole number >= 1 or {rank} of them, got {value!r}")
 
