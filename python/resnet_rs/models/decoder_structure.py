@@ -56,10 +56,13 @@ def infer_decoder(shapes: Shapes, naming: str) -> DecoderStructure:
     ('unet', (32, 16, 8))
     """
     blocks = [match for name in shapes if (match := BLOCK.fullmatch(name))]
-    if not blocks:
-        first = next(name for name in shapes if name.startswith("decoder."))
-        raise WeightsError(f"expected the decoder of a U-Net (decoder.blocks.0.conv1.0.weight ...), got {first} ...")
     parts = {match["part"] for match in blocks}
+    if "conv1.0.weight" not in parts:
+        first = next(name for name in shapes if name.startswith("decoder."))
+        raise WeightsError(
+            f"expected the decoder of a U-Net (decoder.blocks.0.conv1.0.weight ...), got {first} ...; "
+            f"build the network and use its load_weights"
+        )
     if any(match["index"] for match in blocks):
         depth = 1 + max(int(match["index"] or 0) for match in blocks)
         filters = [_kernel(shapes, f"decoder.blocks.{index}.conv1.0.weight")[0] for index in range(depth)]

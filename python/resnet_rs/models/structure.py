@@ -79,6 +79,9 @@ def infer(shapes: Shapes, naming: str, pooled: frozenset[int] = frozenset()) -> 
     fields["conv_bias"] = "layer1.0.conv1.bias" in shapes
     if naming == "lucid" and pooled:
         fields["shortcut_pool_size"] = 3
+    if naming == "keras" and len(fields["conv_filters"]) > 1:
+        # Keras's names do not show the pools; in medicai a deep stem and pooling shortcuts come together ("vd").
+        fields["shortcut_pool"] = (True,) * len(stages)
     if naming == "keras" and fields["conv_bias"]:
         # keras.applications, the only one with such biases.
         fields |= {"stride_in": "1x1", "bn_epsilon": 1.001e-5}
