@@ -21,7 +21,7 @@ use crate::simd::{Isa, Kernel, Simd, dispatch, for_rows, opaque};
 /// Bytes of a padded image that should stay cached.
 const CACHED: usize = 384 << 10;
 /// Channels of a task: enough that they are read from whole lines, several of them in a row.
-const CHANNELS: usize = 64;
+const CHANNELS: usize = 128;
 
 /// The compiled convolution.
 pub(super) struct Grouped {
