@@ -35,7 +35,7 @@ lint: $(EXTENSION) rust-components ## ruff, mypy, stubtest, rustfmt, clippy, rus
 	$(RUN) -m mypy
 	MYPYPATH=python $(RUN) -m mypy.stubtest resnet_rs._core
 	cargo clippy --workspace --all-targets --quiet -- -D warnings
-	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --document-private-items --quiet
+	RUSTDOCFLAGS="-D warnings -A rustdoc::private_intra_doc_links" cargo doc --workspace --no-deps --document-private-items --quiet
 
 format: $(VENV)/.dev rust-components ## let ruff and rustfmt rewrite the code
 	$(RUN) -m ruff check --fix

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 __all__ = [
     "Network",
+    "__version__",
     "available_isas",
     "available_threads",
     "get_isa",

@@ -160,7 +160,7 @@ impl Pool {
         }
         *self.lock_job() = Some(job);
         let round = (self.gate.load(Ordering::Relaxed) / ROUND).wrapping_add(1) & u64::from(u32::MAX);
-        self.gate.store(round * ROUND | OPEN, Ordering::Release);
+        self.gate.store((round * ROUND) | OPEN, Ordering::Release);
         self.work_through(0, job);
         self.gate.fetch_and(!OPEN, Ordering::AcqRel);
         let mut wait = Wait::default();

@@ -1,6 +1,6 @@
 //! Vectors of f32: one trait that every kernel is generic over, one implementation per instruction set.
 //!
-//! A kernel is a struct of its arguments with a `run` method ([`Kernel`]). [`dispatch`] calls it with the vectors of an
+//! A kernel is a struct of its arguments with a `run` method ([`Kernel`]). [`dispatch()`] calls it with the vectors of an
 //! [`Isa`] inside a function compiled for that instruction set. Everything between `dispatch` and the intrinsics must
 //! be `#[inline(always)]`: whatever stays a function of its own is compiled for the baseline, and each intrinsic
 //! in it becomes a call. For the same reason work is split among threads first, and each task dispatches by itself.
