@@ -133,6 +133,14 @@ def test_summary() -> None:
     assert "33,161,920"[:3] in succeed("summary", "resnet18", "--input-shape", "32,32,32,1")
 
 
+def test_summary_of_weights(weights: Path, saved: Path) -> None:
+    text = succeed("summary", weights)
+    assert "Inferred: 2D, block_type=basic_block, num_blocks=[2, 2, 2, 2]" in text
+    assert "(None, None, None, 3)" in text
+    assert "(None, 48, 64, 3)" in succeed("summary", weights, "--input-shape", "48x64x3")
+    assert "(None, 32, 32, 3)" in succeed("summary", saved)
+
+
 def test_summary_of_nothing_known() -> None:
     assert "did you mean 'resnext50'" in refuse(1, "summary", "resnext5O")
 

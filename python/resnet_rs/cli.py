@@ -48,6 +48,7 @@ examples:
     "summary": """\
 examples:
   resnet-rs summary resnet50
+  resnet-rs summary resnet50.pth
   resnet-rs summary seresnet18 --input-shape 96x96x96x1 --num-classes 2""",
     "bench": """\
 examples:
@@ -246,13 +247,15 @@ def list_models(args: argparse.Namespace) -> int:
 def create(args: argparse.Namespace) -> Model:
     import resnet_rs as rr
 
-    if is_saved_model(args.model):
-        return rr.load(args.model)
     options: dict[str, Any] = {}
     if args.input_shape is not None:
         options["input_shape"] = args.input_shape
     if args.num_classes is not None:
         options["num_classes"] = args.num_classes
+    if is_saved_model(args.model):
+        # A whole model, or weights that tell what they are of. Shapes of the command line have their channels last.
+        layout = None if args.input_shape is None else "channels_last"
+        return rr.from_weights(args.model, data_format=layout, **options)
     return rr.create_model(args.model, **options)
 
 
@@ -405,7 +408,7 @@ def parser() -> argparse.ArgumentParser:
         ("bench", bench, "Time a model on random input."),
     ):
         sub = command(name, run, description)
-        sub.add_argument("model", metavar="MODEL", help="name of a model, or a file of resnet_rs.save")
+        sub.add_argument("model", metavar="MODEL", help="name of a model, or a file of weights or of resnet_rs.save")
         sub.add_argument("--input-shape", type=shape, metavar="SHAPE", help="HxWxC or DxHxWxC (default 224x224x3)")
         sub.add_argument("--num-classes", type=positive, metavar="N", help="default 1000")
         if name == "bench":
