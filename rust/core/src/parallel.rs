@@ -164,7 +164,7 @@ impl Pool {
         self.work_through(0, job);
         self.gate.fetch_and(!OPEN, Ordering::AcqRel);
         let mut wait = Wait::default();
-        while self.gate.load(Ordering::Acquire) % ROUND != 0 {
+        while !self.gate.load(Ordering::Acquire).is_multiple_of(ROUND) {
             wait.turn();
         }
         *self.lock_job() = None;

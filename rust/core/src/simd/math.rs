@@ -1,5 +1,7 @@
 //! Transcendental functions on vectors. NaN stays NaN; infinities give the limits.
 
+use std::f32::consts::FRAC_2_SQRT_PI;
+
 use super::Simd;
 
 /// `coefficients[0] + coefficients[1] x + ...`
@@ -63,9 +65,9 @@ pub fn tanh<S: Simd>(s: S, x: S::V) -> S::V {
 pub fn erf<S: Simd>(s: S, x: S::V) -> S::V {
     // Minimax fits: erf(x) / x in x² below 1, ln(1 - erf(x)) in x - 2 from 1 to 4.
     const SMALL: [f32; 7] =
-        [1.128_379_2, -0.376_126_26, 0.112_835_85, -0.026_853_812, 5.188_327_6e-3, -8.010_193e-4, 7.853_86e-5];
+        [FRAC_2_SQRT_PI, -0.376_126_26, 0.112_835_85, -0.026_853_812, 5.188_327_6e-3, -8.010_193e-4, 7.853_86e-5];
     const LARGE: [f32; 9] = [
-        -5.364_941_3,
+        -5.364_941,
         -4.418_161,
         -0.923_751,
         -1.646_461e-2,

@@ -35,6 +35,7 @@ pub(crate) use for_rows;
 /// Left to itself it trades arithmetic on addresses, and loads that repeat, for registers that an unrolled kernel does not
 /// have: one pointer for each row of a tile, one vector for each load that a loop repeats.
 #[inline(always)]
+#[expect(clippy::pointers_in_nomem_asm_block, reason = "nothing is read through the pointer")]
 pub(crate) fn opaque(mut pointer: *const f32) -> *const f32 {
     #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
     // SAFETY: no instruction at all.
