@@ -315,6 +315,12 @@ class Model:
         self._network.set(name, as_float32(value).reshape(self._engine_shape(shape)))
         self._empty.discard(name)
 
+    def _adopt(self, source: Model, prefix: str = "") -> None:
+        """Copy the weights that another model has made or loaded, as far as they are here under `prefix`."""
+        for name, (shape, _, _) in source._parameters.items():
+            if name not in source._empty and prefix + name in self._parameters:
+                self._set(prefix + name, source._network.get(name).reshape(shape))
+
     def _initialise(self) -> None:
         """Give every parameter that was not set its initial value."""
         if not self._empty:

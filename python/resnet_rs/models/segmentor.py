@@ -175,14 +175,7 @@ class Segmentor(Model):
             data_format=source.data_format,
             seed=seed,
         )
-        self._adopt(source)
-
-    def _adopt(self, source: Model) -> None:
-        """Copy what weights the encoder has."""
-        for name in source._parameters:
-            if name not in source._empty and f"encoder.{name}" in self._parameters:
-                shape = self._parameters[f"encoder.{name}"][0]
-                self._set(f"encoder.{name}", source._network.get(name).reshape(shape))
+        self._adopt(source, "encoder.")
 
     def _output_shapes(self, shape: tuple[int, ...]) -> list[tuple[int, ...]]:
         sizes = shape[1:-1]

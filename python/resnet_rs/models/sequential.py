@@ -85,13 +85,8 @@ class Sequential(Model):
             data_format=first.data_format,
             seed=seed,
         )
+        # Weights that the first model has not made yet start alike, unless the seed is another.
         self._adopt(first)
-
-    def _adopt(self, first: Model) -> None:
-        """Copy what weights the first model has; those that it has not made yet start alike if the seed is the same."""
-        for name, (shape, _, _) in first._parameters.items():
-            if name not in first._empty:
-                self._set(name, first._network.get(name).reshape(shape))
 
     def summary(self) -> None:
         """Print a table of the layers with their output shapes and parameters, and the totals, as Keras does."""
