@@ -3,11 +3,12 @@
 //! One vector of activations makes it a stream over the weights, so they are used where they lie, in PyTorch's layout:
 //! vectors run along `c`, several outputs at a time, and each lane is summed at the end. A task owns a block of
 //! outputs and goes over all rows of activations with it, so that its weights are read from memory once. Every output
-//! is summed in the same order however many rows there are.
+//! is summed in the same order however many rows there are. A map of more than one point is a 1x1 convolution instead.
 
 use std::ops::Range;
 
 use super::activation::Activation;
+use super::conv::Conv;
 use super::epilogue::Epilogue;
 use super::lanes::load;
 use super::{Attributes, Compile, Io, Op, Packed, Parameter, Role, Signature, Step, expect_inputs};
@@ -55,6 +56,10 @@ impl Op for Dense {
     }
 
     fn compile(&self, context: &mut Compile<'_>) -> Box<dyn Step> {
+        if context.output.spatial() > 1 {
+            // Many rows of each sample are worth packed weights.
+            return Conv::pointwise(self.units, self.bias, self.epilogue).compile(context);
+        }
         let own = self.epilogue.own_parameters(context.parameters);
         let (weight, bias) = (own[0], own.get(1));
         // bias and norm as one: (x + bias) * scale + shift

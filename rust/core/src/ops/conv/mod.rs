@@ -54,6 +54,12 @@ impl Conv {
         }
         Ok(Box::new(Self { filters, window, groups, bias, epilogue: Epilogue::default() }))
     }
+
+    /// A dense layer at every point of a map, and what follows it.
+    pub(super) fn pointwise(filters: usize, bias: bool, epilogue: Epilogue) -> Self {
+        let window = Window { kernel: [1; 3], stride: [1; 3], dilation: [1; 3], padding: [[0; 2]; 3] };
+        Self { filters, window, groups: 1, bias, epilogue }
+    }
 }
 
 impl Op for Conv {
