@@ -268,6 +268,20 @@ def test_input_channels_adapt() -> None:
         np.testing.assert_allclose(got, expected, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.parametrize("kind", ["ResNet18", "ResNet50vd", "SEResNet18"])
+def test_a_named_network_adapts(kind: str) -> None:
+    state = getattr(rr.models, kind)(input_shape=(32, 32, 3), num_classes=3).state_dict()
+    model = getattr(rr.models, kind)(input_shape=(32, 32, 32, 2), num_classes=3)
+    with pytest.raises(WeightsError, match="2D weights for a 3D network"):
+        model.load_weights(state)
+    assert model.load_weights({f"module.{name}": value for name, value in state.items()}, adapt=True).complete
+    got, expected = model.state_dict()["layer1.1.conv2.weight"], state["layer1.1.conv2.weight"]
+    np.testing.assert_allclose(got.sum(2), expected, rtol=1e-5, atol=1e-7)
+    # Nothing but that: a kernel of another size still does not fit.
+    with pytest.raises(WeightsError, match="mismatched"):
+        model.load_weights({**state, "layer1.1.conv2.weight": np.ones((64, 64, 5, 5))}, adapt=True)
+
+
 @pytest.mark.parametrize("fields", [{}, {"block_type": "basic_block_vd"}, {"se_block": True}])
 def test_images_become_volumes(fields: dict[str, Any]) -> None:
     """Away from the faces, a volume of equal slices has the features of one slice."""

@@ -273,15 +273,22 @@ class Model:
         return self.load_weights(state, naming="native", strict=strict)
 
     def load_weights(
-        self, src: str | os.PathLike[str] | Mapping[str, Any], naming: str = "auto", strict: bool = True
+        self,
+        src: str | os.PathLike[str] | Mapping[str, Any],
+        naming: str = "auto",
+        strict: bool = True,
+        adapt: bool = False,
     ) -> Report:
         """Read weights from a file, or take them from a mapping of names to arrays.
 
         Args:
             src: `.safetensors`, or a PyTorch checkpoint (`.pth`, `.pt`, `.th`, `.ckpt`), which is read without running
                 anything in it; or a mapping.
-            naming: whose names they are: "torchvision", "timm", "keras", "native", or "auto" to recognise them.
+            naming: whose names they are: "torchvision", "timm", "keras", "lucid", "netspresso", "native", or "auto" to
+                recognise them.
             strict: refuse names that are missing or left over. Shapes that do not fit are always refused.
+            adapt: let a stem with other input channels fit, and 2D kernels in a 3D network: channels are divided among
+                copies or added up, kernels repeated along the depth and divided by it.
 
         Returns:
             A report of what was loaded, missing and left over; print it.
@@ -297,7 +304,7 @@ class Model:
         self._check_memory(None, [], 0)
         tensors = src if isinstance(src, Mapping) else weights.read(src)
         arrays = {key: np.asarray(value) for key, value in tensors.items()}
-        matched, report = weights.match(arrays, self.parameter_shapes(), naming=naming, strict=strict)
+        matched, report = weights.match(arrays, self.parameter_shapes(), naming=naming, strict=strict, adapt=adapt)
         for name, value in matched.items():
             self._set(name, value)
         return report

@@ -14,8 +14,6 @@ from resnet_rs.arrays import checked_shape
 from resnet_rs.config import ResNetConfig
 from resnet_rs.errors import ArgumentError, WeightsError
 from resnet_rs.model import Model
-from resnet_rs.weights.adapt import adapt_tensors
-from resnet_rs.weights.names import canonical
 from resnet_rs.weights.recognise import Recognised, recognise
 
 from .decoder_structure import DecoderStructure, has_decoder, infer_decoder
@@ -88,11 +86,11 @@ def from_weights(
     if has_decoder(found.others):
         decoder = infer_decoder({name: array.shape for name, array in found.others.items()}, naming)
         model = _segmentor(arguments, decoder, overrides)
-        _load(model, _segmentor_tensors(model, found), "encoder.conv1.")
+        _load(model, _segmentor_tensors(model, found))
         model.notes = _notes(naming, found, structure, overrides, decoder)
         return model
     model = ResNetClassifier(**{**arguments, **_head(structure), **overrides})
-    _load(model, found.tensors, "conv1.")
+    _load(model, found.tensors)
     model.notes = _notes(naming, found, structure, overrides)
     return model
 
@@ -147,20 +145,16 @@ def _input_shape(given: Sequence[int | None] | None, structure: Structure, data_
     return shape
 
 
-def _load(model: Model, tensors: Mapping[str, NDArray[Any]], stem: str) -> None:
-    """Load everything, after adapting stem and kernels; a classifier of other outputs starts anew."""
-    shapes = model.parameter_shapes()
-    spellings = canonical({name: len(shape) for name, shape in shapes.items()})
-    expected = {spellings[name]: shape for name, shape in shapes.items()}
-    first = next(name for name in expected if name.startswith(stem))
-    tensors = adapt_tensors(tensors, expected, first)
+def _load(model: Model, tensors: Mapping[str, NDArray[Any]]) -> None:
+    """Load everything, adapted where need be; a classifier of other outputs starts anew."""
+    expected = model.parameter_shapes()
     anew: set[str] = set()
     for layer in ("fc", "segmentation_head.0"):
         names = (f"{layer}.weight", f"{layer}.bias")
         if names[0] in tensors and tensors[names[0]].shape[:1] != expected.get(names[0], ())[:1]:
             anew.update(names)
     tensors = {name: array for name, array in tensors.items() if name not in anew}
-    report = model.load_weights(tensors, naming="torchvision", strict=False)
+    report = model.load_weights(tensors, naming="torchvision", strict=False, adapt=True)
     if not (anew.issuperset(report.missing) and not report.unexpected and not report.mismatched):
         raise WeightsError(f"the weights do not fit the network that was inferred: {report}", report)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,7 +9,7 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["adapt_channels", "adapt_tensors", "inflate"]
+__all__ = ["adapt_channels", "adapted", "inflate"]
 
 
 def adapt_channels(kernel: NDArray[Any], channels: int) -> NDArray[np.float32]:
@@ -48,28 +47,14 @@ def inflate(kernel: NDArray[Any], depth: int) -> NDArray[np.float32]:
     return repeated
 
 
-def adapt_tensors(
-    tensors: Mapping[str, NDArray[Any]], expected: Mapping[str, tuple[int, ...]], stem: str
-) -> dict[str, NDArray[Any]]:
-    """Return the tensors with kernels inflated and the stem's channels adapted where `expected` asks for it.
+def adapted(kernel: NDArray[np.float32], shape: tuple[int, ...], *, stem: bool) -> NDArray[np.float32]:
+    """Return a tensor brought nearer to a shape: a 2D kernel inflated to 3D, the channels of a stem adapted.
 
-    Args:
-        tensors: by the names of `expected`, in PyTorch's layout.
-        expected: name -> shape.
-        stem: name of the first kernel.
-
-    >>> net = {"conv1.weight": np.ones((8, 3, 7, 7)), "bn1.bias": np.ones(8)}
-    >>> adapt_tensors(net, {"conv1.weight": (8, 1, 7, 7, 7)}, "conv1.weight")["conv1.weight"].shape
+    >>> adapted(np.ones((8, 3, 7, 7), np.float32), (8, 1, 7, 7, 7), stem=True).shape
     (8, 1, 7, 7, 7)
     """
-    adapted = dict(tensors)
-    for name, shape in expected.items():
-        kernel = adapted.get(name)
-        if kernel is None:
-            continue
-        if kernel.ndim == 4 and len(shape) == 5:
-            kernel = inflate(kernel, shape[2])
-        if name == stem and kernel.ndim == len(shape) and kernel.shape[1] != shape[1]:
-            kernel = adapt_channels(kernel, shape[1])
-        adapted[name] = kernel
-    return adapted
+    if kernel.ndim == 4 and len(shape) == 5:
+        kernel = inflate(kernel, shape[2])
+    if stem and kernel.ndim == len(shape) > 3 and kernel.shape[1] not in (0, shape[1]):
+        kernel = adapt_channels(kernel, shape[1])
+    return kernel

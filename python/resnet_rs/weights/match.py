@@ -11,6 +11,7 @@ import numpy as np
 
 from resnet_rs.errors import ArgumentError, DTypeError, WeightsError, suggest
 from resnet_rs.weights import keras_decoder, keras_order, lucid_names, netspresso_names
+from resnet_rs.weights.adapt import adapted
 from resnet_rs.weights.keras_names import torch_names
 from resnet_rs.weights.names import HEADS, IGNORED, canonical, common_prefix, head, stripped
 from resnet_rs.weights.report import Mismatch, Report
@@ -59,6 +60,7 @@ def match(
     *,
     naming: str = "auto",
     strict: bool = True,
+    adapt: bool = False,
 ) -> tuple[dict[str, NDArray[np.float32]], Report]:
     """Find for each tensor of a network the one in `tensors` that belongs to it.
 
@@ -71,6 +73,7 @@ def match(
             `stack0_block0_1_conv/kernel` with kernels in Keras's layout. "lucid", "netspresso": see the tables in
             `lucid_names` and `netspresso_names`. "native": our names, nothing else.
         strict: raise unless every tensor of both sides fits.
+        adapt: let a stem with other input channels and 2D kernels of a 3D network fit, see `weights.adapt`.
 
     Returns:
         Our name -> float32 array (C order, may share memory with the input) for those that fit, and the report.
@@ -107,8 +110,11 @@ def match(
     loaded: dict[str, NDArray[np.float32]] = {}
     missing: list[str] = []
     mismatched: list[Mismatch] = []
+    stem = next((name for name, shape in expected.items() if len(shape) > 3), "")
     for spelling, name in ours.items():
         array = chosen.tensors.get(spelling)
+        if adapt and array is not None and not fits(array.shape, expected[name]):
+            array = adapted(as_float32(chosen.source[spelling], array), expected[name], stem=name == stem)
         if array is None:
             missing.append(name)
         elif fits(array.shape, expected[name]):
@@ -233,7 +239,10 @@ def hints(
             f"no name fits; the weights have {names} ..." + (f", which looks like {foreign}" if foreign else "")
         )
     if keras_order.numbered(arrays) and missing:
-        found.append("the file numbers its layers and does not name them, and they are not those of this network")
+        found.append(
+            "the file numbers its layers and does not name them, which is understood for ResNets and U-Nets of the "
+            "same layers only; save it with a newer Keras"
+        )
     there, here = depths(arrays), depths(expected)
     if there and here and there != here:
         found.append(f"the weights have {there} blocks in their stages, the network has {here}")
