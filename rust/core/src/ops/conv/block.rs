@@ -91,21 +91,23 @@ impl Kernel for Run<'_> {
                 let (tile, panel, index) = if product.pixels_outside { (o, i, 0) } else { (i, o / pieces, o % pieces) };
                 let stages = Stages { resume: index > 0, suspend: index + 1 < pieces };
                 let pixels = &block.pixels[tile];
+                let number = range.start + panel;
                 let ahead = match block.pixels.get(tile + 1) {
                     // What this pass prefetches of the next pixels' windows, where it goes on from the last pass.
                     Some(next) if product.pixels_outside => {
                         product.a.wrapping_offset(next.a[0]).wrapping_add(panel * rows * PREFETCHED)
                     }
-                    // The next piece of weights, dealt to the first tiles.
-                    _ => product
-                        .weights
-                        .as_ptr()
-                        .wrapping_add(product.ahead(range.start + panel, (index + 1) * piece))
-                        .wrapping_add((i * piece * PREFETCHED).min(piece * product.panels.width())),
+                    // The next piece of weights, dealt to the first tiles. Fewer tiles wait for memory anyway, and the
+                    // processor's own prefetcher has more requests open at once than we can have.
+                    _ if !product.pixels_outside && tiles * PREFETCHED >= product.panels.width() => {
+                        let start = product.weights.as_ptr().wrapping_add(product.packed(number, (index + 1) * piece));
+                        start.wrapping_add((i * piece * PREFETCHED).min(piece * product.panels.width()))
+                    }
+                    _ => product.weights.as_ptr().wrapping_add(product.packed(number, index * piece)),
                 };
                 let segments = &taps[index][pixels.taps];
                 // SAFETY: the contract of the function `run`, which alone makes this kernel.
-                unsafe { product.tile(s, pixels, segments, range.start + panel, stages, ahead) };
+                unsafe { product.tile(s, pixels, segments, number, stages, ahead) };
             }
         }
     }
@@ -114,7 +116,7 @@ impl Kernel for Run<'_> {
 impl Product<'_> {
     /// Where row `row` of panel `index` is packed; the rows after the last are those of the next panel.
     #[inline(always)]
-    fn ahead(&self, index: usize, row: usize) -> usize {
+    fn packed(&self, index: usize, row: usize) -> usize {
         let (group, panel) = (index / self.panels.count(), self.panels.panel(index % self.panels.count()));
         group * self.panels.len() + panel.start + row * panel.vectors * self.panels.lanes()
     }

@@ -88,7 +88,8 @@ impl Blocking {
         let line = width * input.c * size_of::<f32>();
         let whole = line * work.padded_rows(output.h) * ((output.d - 1) * window.stride[0] + window.extent(0));
         // What each core has to read, when the image is shared out and when the panels are.
-        let blocks = (whole / threads).div_ceil(CACHED).max(1);
+        let steps = if in_place { 1 } else { output.d.div_ceil(threads) };
+        let blocks = (whole / threads).div_ceil(CACHED).max(steps);
         let by_image = if weights > SHARED_WEIGHTS { weights * blocks } else { weights } + whole / threads;
         let passes = if whole > 2 * CACHED { panels.div_ceil(threads) } else { 1 };
         let by_panels = weights / threads + whole * passes;
