@@ -26,7 +26,12 @@ def taps(x: Array, kernel: Sequence[int], stride: Sequence[int], dilation: Seque
     extents = [(k - 1) * d + 1 for k, d in zip(kernel, dilation, strict=True)]
     spatial = tuple(range(1, x.ndim - 1))
     windows = np.lib.stride_tricks.sliding_window_view(x, extents, axis=spatial)
-    steps = (slice(None), *(slice(None, None, s) for s in stride), slice(None), *(slice(None, None, d) for d in dilation))
+    steps = (
+        slice(None),
+        *(slice(None, None, s) for s in stride),
+        slice(None),
+        *(slice(None, None, d) for d in dilation),
+    )
     return windows[steps]
 
 

@@ -24,9 +24,8 @@ pub(crate) fn read_environment(py: Python<'_>) -> PyResult<()> {
         set_num_threads(py, Some(threads)).map_err(|_| raise(py, "ArgumentError", expected()))?;
     }
     match std::env::var("RESNET_RS_ISA") {
-        Ok(name) => set_isa(py, Some(name.trim())).map_err(|error| {
-            raise(py, "ArgumentError", format!("RESNET_RS_ISA: {}", error.value(py)))
-        }),
+        Ok(name) => set_isa(py, Some(name.trim()))
+            .map_err(|error| raise(py, "ArgumentError", format!("RESNET_RS_ISA: {}", error.value(py)))),
         Err(_) => Ok(()),
     }
 }

@@ -44,7 +44,11 @@ fn relu(name: &str, input: usize) -> Row {
 
 /// A residual block with a projection, squeeze-and-excite, and a classifier: every kind of fusion.
 fn rows() -> Vec<Row> {
-    let excite = [("hidden", Value::Int(3)), ("activation", Value::Text("relu".into())), ("gate", Value::Text("sigmoid".into()))];
+    let excite = [
+        ("hidden", Value::Int(3)),
+        ("activation", Value::Text("relu".into())),
+        ("gate", Value::Text("sigmoid".into())),
+    ];
     vec![
         node("input", "input", &[], &[("channels", Value::Int(5))]),
         conv("conv1", 0, 12, 3, 1),
