@@ -83,7 +83,7 @@ def list_models(family: str | None = None, pattern: str | None = None) -> Catalo
     """Return the models of one family, or of all; a sequence of names that shows itself as a table.
 
     Args:
-        family: "resnet", "resnext", "senet", "cifar" or "segmentation".
+        family: "resnet", "resnext", "senet", "cifar"; or "segmentation", the models whose encoders those are.
         pattern: keep names that match it, with wildcards ("*50*"); case does not matter.
 
     Raises:
@@ -101,7 +101,9 @@ def list_models(family: str | None = None, pattern: str | None = None) -> Catalo
         )
     rows = []
     segmentors = tuple(sorted(entry.name for entry in _ENTRIES.values() if entry.family == SEGMENTATION))
-    for each in families if family is None else [str(family).lower()]:
+    # Segmentation models are not variants of a family but what it is for: the first column lists them.
+    backbones = [each for each in families if each != SEGMENTATION]
+    for each in backbones if family is None else [str(family).lower()]:
         names = sorted(entry.name for entry in _ENTRIES.values() if entry.family == each)
         names = [name for name in names if pattern is None or fnmatchcase(name, pattern.lower())]
         if names:
