@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 import sys
 import zipfile
 from collections.abc import Callable
@@ -177,15 +178,32 @@ def test_no_weights(tmp_path: Path) -> None:
     refused(tmp_path / "a.h5", "one without")
 
 
-def test_heap_that_never_ends(tmp_path: Path) -> None:
-    """The library walks for ever through free space of length 0."""
+def test_heaps_that_never_end(tmp_path: Path) -> None:
+    """The library walks for ever through free space of length 0, and through free space in a circle."""
     write(tmp_path / "a.h5", LAYERS)
     data = (tmp_path / "a.h5").read_bytes()
-    place = data.index(b"GCOL")
-    for start, piece in ((16, bytes(16)), (8, b"\xff" * 8), (8, bytes(8)), (24, b"\xff" * 7 + b"\x7f")):
-        start += place
-        (tmp_path / "a.h5").write_bytes(data[:start] + piece + data[start + len(piece) :])
-        refused(tmp_path / "a.h5")
+    texts_start = data.index(b"GCOL") + 16
+    (tmp_path / "a.h5").write_bytes(data[:texts_start] + bytes(16) + data[texts_start + 16 :])
+    refused(tmp_path / "a.h5", "heap of texts that ends")
+    names_start = data.index(b"HEAP")
+    first, address = struct.unpack_from("<QQ", data, names_start + 16)
+    block = address + first
+    (tmp_path / "a.h5").write_bytes(data[:block] + struct.pack("<Q", first) + data[block + 8 :])
+    refused(tmp_path / "a.h5", "heap of names that ends")
+
+
+def test_what_was_deleted(tmp_path: Path) -> None:
+    """What lies in the gaps of a file is not mistaken for a part of it."""
+    chance = np.random.default_rng(1)
+    for _ in range(10):
+        with h5py.File(tmp_path / "a.h5", "w") as file:
+            for index in range(60):
+                file["x" * chance.integers(1, 40) + f"{index}/kernel"] = np.ones((2, 2))
+            for name in list(file):
+                if chance.random() < 0.5:
+                    del file[name]
+            left = len(file)
+        assert len(weights.read(tmp_path / "a.h5")) == left
 
 
 @pytest.mark.parametrize("libver", ["earliest", "latest"])

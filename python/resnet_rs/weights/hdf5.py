@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import h5py
 import numpy as np
-from h5py import h5a, h5d, h5o, h5s, h5t, h5z
+from h5py import h5a, h5d, h5l, h5s, h5t, h5z
 
 from resnet_rs.errors import FileFormatError
 from resnet_rs.weights.archive import EXPANSION
@@ -28,8 +28,8 @@ Path = tuple[str, ...]
 # Far beyond any network; hard links may form circles and mazes.
 DEEPEST, MOST = 32, 200_000
 LONGEST_TEXT = 4096
-# Where a global heap begins (version 1), and how much of a file is searched for it at once.
-HEAP = b"GCOL\x01\0\0\0"
+# How heaps begin (their versions 1 and 0), and how much of a file is searched for them at once.
+GLOBAL_HEAP, LOCAL_HEAP = b"GCOL\x01\0\0\0", b"HEAP\0\0\0\0"
 PIECE, LARGEST_HEAP = 1 << 22, 1 << 24
 # The only order in which filters make sense, and in which a chunk can be checked before it is unpacked.
 FILTERS = [h5z.FILTER_SHUFFLE, h5z.FILTER_DEFLATE, h5z.FILTER_FLETCHER32]
@@ -90,33 +90,51 @@ class Hdf5:
         return self.source.bad(f"{quoted('/'.join(path))} to be {expected}", got)
 
     def check_heaps(self, file: Any) -> None:
-        """Raise for a heap of texts whose pieces do not add up: the library would walk through it for ever."""
+        """Raise for heaps whose pieces do not add up: the library would walk through them for ever."""
         tail, end = b"", 0
         file.seek(0)
         while piece := file.read(PIECE):
             block, start = tail + piece, end - len(tail)
             end += len(piece)
-            place = block.find(HEAP)
-            while place >= 0:
-                self.check_heap(file, start + place)
-                place = block.find(HEAP, place + 1)
-            tail = block[-len(HEAP) + 1 :]
+            for signature, check in ((GLOBAL_HEAP, self.check_global_heap), (LOCAL_HEAP, self.check_local_heap)):
+                place = block.find(signature)
+                while place >= 0:
+                    check(file, start + place + 8)
+                    place = block.find(signature, place + 1)
+            tail = block[-7:]
             file.seek(end)
 
-    def check_heap(self, file: Any, start: int) -> None:
-        """Walk through one heap: a header of 16 bytes and objects (number, references, size); 0 is free space."""
-        file.seek(start + len(HEAP))
-        length = int.from_bytes(file.read(8), "little")
-        if not 16 <= length <= min(self.size - start, LARGEST_HEAP):
-            raise self.source.bad("a heap of texts within the file", f"one of {length} bytes")
-        heap, place = file.read(length - 16), 0
+    def heap(self, file: Any, start: int, length: int) -> bytes:
+        """Return the bytes of a heap; none where it lies outside of the file, which the library finds by itself."""
+        if not 0 <= length <= min(self.size - start, LARGEST_HEAP):
+            return b""
+        file.seek(start)
+        return bytes(file.read(length))
+
+    def check_global_heap(self, file: Any, start: int) -> None:
+        """Walk through a heap of texts: its length, then objects (number, references, size); 0 is free space."""
+        length = int.from_bytes(self.heap(file, start, 8), "little")
+        heap, place = self.heap(file, start + 8, length - 16), 0
         while place + 16 <= len(heap):
             number = int.from_bytes(heap[place : place + 2], "little")
             size = int.from_bytes(heap[place + 8 : place + 16], "little")
-            step = size if number == 0 else 16 + (size + 7) // 8 * 8
-            if not 16 <= step <= len(heap) - place:
-                raise self.source.bad("a heap of texts in order", f"an object of {size} bytes in it")
-            place += step
+            if number == 0 and size < 16:
+                raise self.source.bad("a heap of texts that ends", f"free space of {size} bytes in it")
+            place += size if number == 0 else 16 + (size + 7) // 8 * 8
+
+    def check_local_heap(self, file: Any, start: int) -> None:
+        """Walk through the free space of a heap of names: its length, the first free block, where it is."""
+        if len(head := self.heap(file, start, 24)) < 24:
+            return
+        length, place, address = np.frombuffer(head, "<u8").tolist()
+        heap = self.heap(file, address, length)
+        seen: set[int] = set()
+        # Each free block says where the next one is.
+        while place + 16 <= len(heap):
+            if place in seen:
+                raise self.source.bad("a heap of names that ends", "free space in a circle")
+            seen.add(place)
+            place = int.from_bytes(heap[place : place + 8], "little")
 
     def walk(self, group: Any, path: Path) -> None:
         """Note every dataset below a group."""
@@ -124,15 +142,16 @@ class Hdf5:
             if name in self.skip:
                 continue
             place = (*path, name)
-            if not isinstance(group.get(name, getlink=True), h5py.HardLink):
+            link = group.id.links.get_info(name.encode("utf-8", "surrogateescape"))
+            if link.type != h5l.TYPE_HARD:
                 raise self.bad(place, "in this file", "a link to another place or file")
             if len(place) > DEEPEST or len(self.seen) >= MOST:
                 raise self.source.bad(f"groups at most {DEEPEST} deep, {MOST} objects", "more")
-            item = group[name]
-            number = address(item)
-            if number in self.seen:
+            # Of a hard link `u` is the address of what it leads to.
+            if link.u in self.seen:
                 raise self.bad(place, "an object of its own", "one that is linked from two places")
-            self.seen.add(number)
+            self.seen.add(link.u)
+            item = group[name]
             if isinstance(item, h5py.Group):
                 self.walk(item, place)
             elif isinstance(item, h5py.Dataset) and item.shape is not None:
@@ -233,8 +252,3 @@ class Hdf5:
                 packed = dataset.id.read_direct_chunk(chunk.chunk_offset)[1]
                 if len(zlib.decompressobj().decompress(packed, length + 1)) != length:
                     raise self.bad(path, f"made of chunks of {length} bytes", "one that unpacks to another length")
-
-
-def address(item: Any) -> int:
-    """Return where in its file an object is."""
-    return int(h5o.get_info(item.id).addr)
