@@ -1,9 +1,9 @@
 //! Which instruction sets there are, which of them this processor has, and the only `#[target_feature]` functions.
 
-use super::Kernel;
 use super::portable::Portable;
+use super::{Kernel, Simd};
 #[cfg(target_arch = "x86_64")]
-use super::{Simd, avx2::Avx2, avx512::Avx512};
+use super::{avx2::Avx2, avx512::Avx512};
 
 /// An instruction set that kernels are compiled for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -76,7 +76,7 @@ impl Isa {
 
     fn shape(self) -> (usize, usize, usize) {
         #[inline]
-        fn of<S: crate::simd::Simd>() -> (usize, usize, usize) {
+        fn of<S: Simd>() -> (usize, usize, usize) {
             (S::LANES, S::TILE_ROWS, S::TILE_VECTORS)
         }
         match self {
