@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 import resnet_rs as rr
-from resnet_rs.errors import ArgumentError, ResnetError, UnknownArgumentError, WeightsError
+from resnet_rs.errors import ArgumentError, FileFormatError, ResnetError, UnknownArgumentError, WeightsError
 from resnet_rs.models import ResNet, ResNetClassifier
 
 
@@ -116,6 +116,15 @@ def test_files(tmp_path: Path) -> None:
     assert rr.from_weights(tmp_path / "model.safetensors").get_config() == model.get_config()
     changed = rr.from_weights(tmp_path / "model.safetensors", input_shape=(48, 48, 3), name="other")
     assert (changed.input_shape, changed.name) == ((None, 48, 48, 3), "other")
+    softmax = rr.from_weights(tmp_path / "model.safetensors", classifier_activation="softmax").predict(x)
+    np.testing.assert_allclose(softmax.sum(1), 1, rtol=1e-5)
+    with pytest.raises(UnknownArgumentError, match="did you mean 'stride_in'"):
+        rr.from_weights(tmp_path / "model.safetensors", stride_inn="1x1")
+    state = model.state_dict()
+    for config in ("{", "[" * 100_000, '{"model": "os"}', '{"model": "ResNet18", "input_shape": "x"}'):
+        rr.weights.write_safetensors(tmp_path / "bad.safetensors", state, {"format": "resnet_rs", "config": config})
+        with pytest.raises(FileFormatError, match=r"bad\.safetensors"):
+            rr.from_weights(tmp_path / "bad.safetensors", name="other")
     # Weights of this package: its layout and its place of squeeze-and-excitation.
     model.save_weights(tmp_path / "weights.safetensors")
     found = rr.from_weights(tmp_path / "weights.safetensors")

@@ -406,7 +406,7 @@ def test_files_that_are_no_models(tmp_path: Path, model: rr.Model) -> None:
     with pytest.raises(FileNotFoundError):
         rr.load(path)
     model.save_weights(path)
-    with pytest.raises(rr.FileFormatError, match="load_weights"):
+    with pytest.raises(rr.FileFormatError, match="from_weights"):
         rr.load(path)
     rr.save(model, path)
     whole = path.read_bytes()

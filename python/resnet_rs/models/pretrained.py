@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
@@ -64,14 +63,15 @@ def from_weights(
     >>> model.input_shape, model.output_shape
     ((None, 3, None, None), (None, 7))
     """
-    naming, metadata = "", {}
+    naming = ""
     if isinstance(src, Mapping):
         tensors: Mapping[str, ArrayLike] = src
     else:
         metadata = weights.read_metadata(src) if Path(src).suffix == ".safetensors" else {}
         naming = "native" if metadata.get("format") == "resnet_rs" else ""
         if "config" in metadata:
-            return _saved(src, metadata, {**overrides, "input_shape": input_shape, "data_format": data_format})
+            given = {"input_shape": input_shape, "data_format": data_format}
+            return load(src, **overrides, **{name: value for name, value in given.items() if value is not None})
         tensors = weights.read(src)
     found = recognise(tensors)
     naming = naming or found.naming
@@ -110,16 +110,6 @@ def _segmentor_tensors(model: Model, found: Recognised) -> dict[str, NDArray[Any
     inside = {f"encoder.{name}": array for name, array in found.tensors.items()}
     used = {name.split(".")[1] for name in expected if name.startswith("encoder.")}
     return {**{name: array for name, array in inside.items() if name.split(".")[1] in used}, **found.others}
-
-
-def _saved(src: str | os.PathLike[str], metadata: Mapping[str, str], changes: Mapping[str, Any]) -> Model:
-    """Return the model that `save` wrote, with some of its arguments changed."""
-    changes = {name: value for name, value in changes.items() if value is not None}
-    if not changes:
-        return load(src)
-    model = Model.from_config({**json.loads(metadata["config"]), **changes})
-    model.load_weights(src, naming="native")
-    return model
 
 
 def _changed(config: ResNetConfig) -> dict[str, Any]:

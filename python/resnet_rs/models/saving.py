@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from typing import Any
 
 from resnet_rs.errors import FileFormatError, MemoryLimitError, ResnetError
 from resnet_rs.model import Model
@@ -29,11 +30,17 @@ def save(model: Model, path: str | os.PathLike[str]) -> None:
     weights.write_safetensors(path, model.state_dict(), metadata)
 
 
-def load(path: str | os.PathLike[str]) -> Model:
+def load(path: str | os.PathLike[str], **changes: Any) -> Model:
     """Read a model that `save` wrote. Nothing in the file is run: the configuration names a model of the registry.
+
+    Args:
+        path: the file.
+        **changes: arguments of the model that are to be others than when it was saved, such as `input_shape`, `name`,
+            `classifier_activation`.
 
     Raises:
         FileFormatError: the file is corrupt, or no file of `save`.
+        ArgumentError, UnknownArgumentError: a change is not allowed.
         WeightsError: the weights do not fit the configuration.
         OSError: the file cannot be read.
     """
@@ -42,13 +49,16 @@ def load(path: str | os.PathLike[str]) -> Model:
     text = weights.read_metadata(path).get("config")
     if text is None:
         raise FileFormatError(
-            f"{os.fspath(path)}: expected a model written by rr.save, got weights alone: use model.load_weights"
+            f"{os.fspath(path)}: expected a model written by rr.save, got weights alone: use rr.from_weights"
         )
     try:
-        model = Model.from_config(json.loads(text))
+        config = json.loads(text)
+        model = Model.from_config(config)
     except MemoryLimitError:
         raise
     except (ResnetError, ValueError, TypeError, RecursionError) as error:
         raise FileFormatError(f"{os.fspath(path)}: expected a configuration of a known model, got: {error}") from error
+    if changes:
+        model = Model.from_config({**config, **changes})
     model.load_weights(path, naming="native")
     return model
