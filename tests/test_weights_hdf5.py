@@ -218,7 +218,6 @@ def test_truncated(libver: str, tmp_path: Path) -> None:
 def test_without_h5py(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(tmp_path / "a.h5", LAYERS)
     keras_archive(tmp_path / "a.keras", b"{}", names=True)
-    monkeypatch.delitem(sys.modules, "resnet_rs.weights.hdf5", raising=False)
     monkeypatch.setitem(sys.modules, "h5py", None)
     for name in ("a.h5", "a.keras"):
         with pytest.raises(ImportError, match=r'pip install "resnet-rs\[keras\]"') as error:

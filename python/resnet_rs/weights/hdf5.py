@@ -9,9 +9,7 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-import h5py
 import numpy as np
-from h5py import h5a, h5d, h5l, h5s, h5t, h5z
 
 from resnet_rs.errors import FileFormatError
 from resnet_rs.weights.archive import EXPANSION
@@ -32,7 +30,8 @@ LONGEST_TEXT = 4096
 GLOBAL_HEAP, LOCAL_HEAP = b"GCOL\x01\0\0\0", b"HEAP\0\0\0\0"
 PIECE, LARGEST_HEAP = 1 << 22, 1 << 24
 # The only order in which filters make sense, and in which a chunk can be checked before it is unpacked.
-FILTERS = [h5z.FILTER_SHUFFLE, h5z.FILTER_DEFLATE, h5z.FILTER_FLETCHER32]
+SHUFFLE, DEFLATE, FLETCHER32 = 2, 1, 3
+FILTERS = [SHUFFLE, DEFLATE, FLETCHER32]
 
 
 class Hdf5:
@@ -41,10 +40,16 @@ class Hdf5:
     Attributes:
         shapes: path -> shape of each dataset that hard links lead to.
 
-    Groups in `skip` are not looked into. Every failure is a `FileFormatError`.
+    Groups in `skip` are not looked into. Every failure is a `FileFormatError`; without h5py it is an ImportError.
     """
 
     def __init__(self, source: Source, file: Any, size: int, *, skip: Collection[str] = ()) -> None:
+        try:
+            import h5py
+        except ImportError as error:
+            message = f'{source.path}: reading Keras / HDF5 files needs h5py: pip install "resnet-rs[keras]"'
+            raise ImportError(message) from error
+        self.h5: Any = h5py
         self.source = source
         self.skip = skip
         self.size = size
@@ -143,7 +148,7 @@ class Hdf5:
                 continue
             place = (*path, name)
             link = group.id.links.get_info(name.encode("utf-8", "surrogateescape"))
-            if link.type != h5l.TYPE_HARD:
+            if link.type != self.h5.h5l.TYPE_HARD:
                 raise self.bad(place, "in this file", "a link to another place or file")
             if len(place) > DEEPEST or len(self.seen) >= MOST:
                 raise self.source.bad(f"groups at most {DEEPEST} deep, {MOST} objects", "more")
@@ -152,9 +157,9 @@ class Hdf5:
                 raise self.bad(place, "an object of its own", "one that is linked from two places")
             self.seen.add(link.u)
             item = group[name]
-            if isinstance(item, h5py.Group):
+            if isinstance(item, self.h5.Group):
                 self.walk(item, place)
-            elif isinstance(item, h5py.Dataset) and item.shape is not None:
+            elif isinstance(item, self.h5.Dataset) and item.shape is not None:
                 self.shapes[place] = item.shape
             else:
                 raise self.bad(place, "a group or an array", type(item).__name__)
@@ -171,10 +176,10 @@ class Hdf5:
             # `in` would follow a soft link, but `walk` has refused those.
             if place not in self.file or attribute not in self.file[place].attrs:
                 return ""
-            found = h5a.open(self.file[place].id, attribute.encode())
+            found = self.h5.h5a.open(self.file[place].id, attribute.encode())
             kind, space = found.get_type(), found.get_space()
-            single = space.get_simple_extent_type() == h5s.SCALAR or space.get_simple_extent_npoints() == 1
-            if kind.get_class() != h5t.STRING or not single or found.get_storage_size() > LONGEST_TEXT:
+            single = space.get_simple_extent_type() == self.h5.h5s.SCALAR or space.get_simple_extent_npoints() == 1
+            if kind.get_class() != self.h5.h5t.STRING or not single or found.get_storage_size() > LONGEST_TEXT:
                 raise self.bad(path, f"with a short text as {attribute!r}", "another kind of attribute")
             value = self.file[place].attrs[attribute]
             value = value.item() if isinstance(value, np.ndarray) else value
@@ -201,13 +206,13 @@ class Hdf5:
         kind = dataset.id.get_type()
         # Keras stores bfloat16 as two bytes without a meaning, and says in an attribute what they are.
         if kind.get_size() == 2 and self.text(path, "dtype") == "bfloat16":
-            if kind.get_class() in (h5t.OPAQUE, h5t.INTEGER):
+            if kind.get_class() in (self.h5.h5t.OPAQUE, self.h5.h5t.INTEGER):
                 return "bfloat16"
-        elif kind.get_class() in (h5t.INTEGER, h5t.FLOAT, h5t.ENUM) and kind.get_size() <= 8:
+        elif kind.get_class() in (self.h5.h5t.INTEGER, self.h5.h5t.FLOAT, self.h5.h5t.ENUM) and kind.get_size() <= 8:
             dtype = dataset.dtype
             code = f"{dtype.kind}{dtype.itemsize}"
             names = [name for name, known in ELEMENTS.items() if f"{known.kind}{known.itemsize}" == code]
-            if names and (dtype.kind == "b" or kind.get_class() != h5t.ENUM):
+            if names and (dtype.kind == "b" or kind.get_class() != self.h5.h5t.ENUM):
                 return next(name for name in names if name != "bfloat16")
         raise self.bad(path, "plain numbers", "another type of data")
 
@@ -216,16 +221,22 @@ class Hdf5:
         identifier = dataset.id
         plist, space = identifier.get_create_plist(), identifier.get_space()
         layout = plist.get_layout()
-        if plist.get_external_count() or layout not in (h5d.COMPACT, h5d.CONTIGUOUS, h5d.CHUNKED):
+        if plist.get_external_count() or layout not in (
+            self.h5.h5d.COMPACT,
+            self.h5.h5d.CONTIGUOUS,
+            self.h5.h5d.CHUNKED,
+        ):
             raise self.bad(path, "in this file", "data in other files")
-        if space.get_simple_extent_type() not in (h5s.SIMPLE, h5s.SCALAR) or not possible(dataset.shape):
+        if space.get_simple_extent_type() not in (self.h5.h5s.SIMPLE, self.h5.h5s.SCALAR) or not possible(
+            dataset.shape
+        ):
             raise self.bad(path, "an array", "a shape that no array can have")
         itemsize = identifier.get_type().get_size()
         length = math.prod(dataset.shape) * itemsize
         self.budget -= length
         if self.budget < 0:
             raise self.bad(path, f"part of at most {EXPANSION} times the file", f"{length} bytes: a bomb?")
-        if layout == h5d.CHUNKED:
+        if layout == self.h5.h5d.CHUNKED:
             self.check_chunks(path, dataset, plist)
         elif length and identifier.get_storage_size() != length:
             raise self.bad(path, f"{length} bytes", f"{identifier.get_storage_size()} in the file")
@@ -248,7 +259,7 @@ class Hdf5:
         for chunk in chunks:
             if chunk.filter_mask or chunk.size > self.size or (not filters and chunk.size != length):
                 raise self.bad(path, f"made of chunks of {length} bytes", f"one of {chunk.size} in the file")
-            if h5z.FILTER_DEFLATE in filters:
+            if DEFLATE in filters:
                 packed = dataset.id.read_direct_chunk(chunk.chunk_offset)[1]
                 if len(zlib.decompressobj().decompress(packed, length + 1)) != length:
                     raise self.bad(path, f"made of chunks of {length} bytes", "one that unpacks to another length")

@@ -23,12 +23,11 @@ from typing import TYPE_CHECKING, Any, cast
 
 from resnet_rs.errors import FileFormatError
 from resnet_rs.weights.archive import Archive
+from resnet_rs.weights.hdf5 import Hdf5
 from resnet_rs.weights.source import Source, quoted
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-
-    from resnet_rs.weights.hdf5 import Hdf5
 
 __all__ = ["read_hdf5", "read_keras_archive"]
 
@@ -63,11 +62,6 @@ def read_keras_archive(source: Source, archive: Archive) -> dict[str, NDArray[An
 
 
 def read_image(source: Source, file: Any, size: int, configured: Mapping[Path, str]) -> dict[str, NDArray[Any]]:
-    try:
-        from resnet_rs.weights.hdf5 import Hdf5
-    except ImportError as error:
-        message = f'{source.path}: reading Keras / HDF5 files needs h5py: pip install "resnet-rs[keras]"'
-        raise ImportError(message) from error
     with Hdf5(source, file, size, skip=BESIDE) as hdf5:
         legacy = hdf5.has("layer_names") or any(path[0] == "model_weights" for path in hdf5.shapes)
         variables = [path for path in hdf5.shapes if len(path) > 1 and path[-2] == "vars"]
