@@ -8,12 +8,10 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from resnet_rs import weights
 from resnet_rs.arrays import checked_shape
 from resnet_rs.config import ResNetConfig
 from resnet_rs.errors import ArgumentError, WeightsError
 from resnet_rs.model import Model
-from resnet_rs.weights.recognise import Recognised, recognise
 
 from .decoder_structure import DecoderStructure, has_decoder, infer_decoder
 from .registry import create_model
@@ -23,6 +21,8 @@ from .structure import Structure, infer
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
+
+    from resnet_rs.weights.recognise import Recognised
 
 __all__ = ["from_weights"]
 
@@ -63,6 +63,10 @@ def from_weights(
     >>> model.input_shape, model.output_shape
     ((None, 3, None, None), (None, 7))
     """
+    # Not with the module: reading weights costs milliseconds that building networks need not pay.
+    from resnet_rs import weights
+    from resnet_rs.weights.recognise import recognise
+
     naming = ""
     if isinstance(src, Mapping):
         tensors: Mapping[str, ArrayLike] = src
