@@ -9,10 +9,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 import resnet_rs as rr
-from resnet_rs.errors import ArgumentError, FileFormatError, UnknownArgumentError
+from resnet_rs.errors import ArgumentError, FileFormatError, ResnetError, UnknownArgumentError
 
 
 def config(block: str = "basicblock", blocks: tuple[int, ...] = (2, 2, 2, 2), **params: Any) -> dict[str, Any]:
@@ -228,6 +230,37 @@ def test_refused(change: Any, message: str) -> None:
     change(description)
     with pytest.raises(ArgumentError, match=message):
         rr.from_config(description)
+
+
+ODD = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(-2, 5),
+    st.floats(),
+    st.text(max_size=5),
+    st.lists(st.integers(-1, 4), max_size=3),
+    st.dictionaries(st.text(max_size=3), st.integers(), max_size=2),
+)
+
+
+@given(data=st.data())
+@settings(max_examples=200, deadline=None)
+def test_any_value_anywhere(data: st.DataObject) -> None:
+    """A network, or an error of this package that says something."""
+    description: dict[str, Any] = {"backbone": config(blocks=(1, 2), return_stage_idx=[0], split_stem_conv=True)}
+    description["head"] = {"name": "fc", "params": {"num_layers": 2, "intermediate_channels": 3, "act_type": "relu"}}
+    backbone, head = description["backbone"], description["head"]
+    places = [description, backbone, backbone["params"], *backbone["stage_params"], head, head["params"]]
+    for _ in range(data.draw(st.integers(1, 2))):
+        place = data.draw(st.sampled_from(places))
+        place[data.draw(st.sampled_from([*sorted(place), "else"]))] = data.draw(ODD)
+    try:
+        model = rr.from_config(description, num_classes=3)
+    except ResnetError as error:
+        message = str(error)
+    else:
+        message = repr(model)
+    assert message
 
 
 def test_what_is_not_a_residual_classifier() -> None:
