@@ -11,14 +11,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import naive
 import numpy as np
 import pytest
-import resnet_rs as rr
-import resnet_rs.functional as F
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+
+import naive
+import resnet_rs as rr
+import resnet_rs.functional as F
 from resnet_rs import _core
 
 TOLERANCE = 2e-5

@@ -11,8 +11,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-import resnet_rs as rr
 from numpy.typing import NDArray
+
+import resnet_rs as rr
 from resnet_rs import _core
 
 Array = NDArray[np.float32]
@@ -59,7 +60,7 @@ def test_num_threads_is_restored(default_threads: None) -> None:
 
 @pytest.mark.parametrize("threads", [0, -1, 10**9])
 def test_absurd_numbers_of_threads_are_refused(threads: int) -> None:
-    with pytest.raises((rr.ResnetError, OverflowError), match="threads|negative"):
+    with pytest.raises((rr.ResnetError, OverflowError), match=r"threads|negative"):
         rr.set_num_threads(threads)
 
 
