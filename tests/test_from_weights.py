@@ -62,6 +62,10 @@ kind("squeezed after", small(se_block=True, se_position="after_bn", se_ratio=4))
 kind("squeezed in eights", small(se_block=True, se_position="after_bn", se_divisor=8, block_type="basic_block"))
 kind("cifar", rr.models.ResNet20(classifier_activation=None))
 kind("strided in 1x1", small(stride_in="1x1"), stride_in="1x1")
+kind(
+    "MedicalNet",
+    small(input_shape=(32, 32, 32, 1), block_type="basic_block", shortcut="A", shortcut_pad="after"),
+)
 kind("instance norm", small(block_norm="instance"))
 kind("biases", small(conv_bias=True))
 kind(
