@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import naive
 import resnet_rs as rr
 from resnet_rs.models import AttentionUNet, ResNetBackbone, UNet, UNetPlusPlus
 
@@ -172,6 +173,9 @@ def test_head() -> None:
     assert UNet(**options, head_upsample=(2, 3)).predict(x).shape == (1, 64, 144, 2)
     assert UNet(**options, head_upsample=2.0).output_shape == (None, 64, 96, 2)
     assert UNet(**options, head_upsample=0.5).output_shape == (None, 32, 48, 2)
+    assert UNet(**options, head_upsample=(1.3, 0.5)).predict(x).shape == (1, 41, 24, 2)
+    enlarged = UNet(**options, head_upsample=2, classifier_activation=None).predict(x)
+    assert np.allclose(enlarged, naive.upsample(logits.astype(np.float64), (2, 2), "linear"), atol=1e-5)
 
 
 @pytest.mark.parametrize("upsample", [1, 2])
@@ -278,9 +282,9 @@ def test_padding_pads_and_crops(constructor: type[UNet]) -> None:
 
 
 def test_padding_in_3d_with_an_enlarged_head() -> None:
-    model = UNet(encoder=backbone((11, 20, 9, 1)), **SMALL, pad="auto", head_upsample=2)
-    assert model.output_shape == (None, 22, 40, 18, 2)
-    assert model.predict(noise(2, 11, 20, 9, 1)).shape == (2, 22, 40, 18, 2)
+    model = UNet(encoder=backbone((11, 20, 9, 1)), **SMALL, pad="auto", head_upsample=(2, 1.5, 1))
+    assert model.output_shape == (None, 22, 30, 9, 2)
+    assert model.predict(noise(2, 11, 20, 9, 1)).shape == (2, 22, 30, 9, 2)
 
 
 # -- arguments --------------------------------------------------------------------------------------------------------
@@ -299,7 +303,8 @@ def test_padding_in_3d_with_an_enlarged_head() -> None:
         ({"decoder_activation": "softmax"}, "decoder_activation"),
         ({"classifier_activation": "sigmoidal"}, "classifier_activation"),
         ({"num_classes": 0}, "num_classes"),
-        ({"head_upsample": 1.5}, "head_upsample"),
+        ({"head_upsample": 0}, "head_upsample"),
+        ({"head_upsample": (2, -1)}, "head_upsample"),
         ({"head_upsample": (2, 2, 2)}, "head_upsample"),
         ({"head_upsample": "2"}, "head_upsample"),
         ({"head_kernel_size": 2}, "head_kernel_size"),

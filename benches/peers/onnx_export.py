@@ -263,6 +263,18 @@ class _Writer:
             )
         return self.emit("Resize", operands, mode="linear", coordinate_transformation_mode="half_pixel")
 
+    def _resize(self, name: str, inputs: list[str], attributes: dict[str, Any]) -> str:
+        leading = self.emit("Shape", inputs, start=0, end=2)
+        sizes = self.emit("Concat", [leading, self.scaled(name, inputs[0], attributes["scale"])], axis=0)
+        mode = {"mode": "linear", "coordinate_transformation_mode": "half_pixel"}
+        return self.emit("Resize", [inputs[0], "", "", sizes], **mode)
+
+    def scaled(self, name: str, x: str, scale: Sequence[float]) -> str:
+        """The spatial sizes of `x` times a factor each, without the fraction."""
+        factors = self.constant(name, np.array(list(scale)[3 - self.rank :], dtype=np.float64))
+        sizes = self.emit("Cast", [self.sizes(x)], to=TensorProto.DOUBLE)
+        return self.emit("Cast", [self.emit("Mul", [sizes, factors])], to=TensorProto.INT64)
+
     def _rescale(self, name: str, inputs: list[str], attributes: dict[str, Any]) -> str:
         scaled = self.emit("Mul", [inputs[0], self.per_channel(name, attributes["scale"])])
         return self.emit("Add", [scaled, self.per_channel(name, attributes.get("offset", 0.0))])
@@ -289,8 +301,7 @@ class _Writer:
         return self.emit("Pad", [inputs[0], pads, "", axes], mode="constant")
 
     def _crop(self, name: str, inputs: list[str], attributes: dict[str, Any]) -> str:
-        scale = self.constant(name, np.array(self.spatial(attributes["scale"]), dtype=np.int64))
-        ends = self.emit("Mul", [self.sizes(inputs[1]), scale])
+        ends = self.scaled(name, inputs[1], attributes["scale"])
         starts = self.constant(name, np.zeros(self.rank, dtype=np.int64))
         axes = self.constant(name, np.arange(2, 2 + self.rank, dtype=np.int64))
         return self.emit("Slice", [inputs[0], starts, ends, axes])

@@ -25,7 +25,7 @@ __all__ = ["Builder", "Graph", "Node", "Tensor", "lift", "lift_padding", "same_p
 
 Triple: TypeAlias = tuple[int, int, int]
 Pair: TypeAlias = tuple[int, int]
-Attribute: TypeAlias = "bool | int | float | str | Triple | tuple[Pair, Pair, Pair]"
+Attribute: TypeAlias = "bool | int | float | str | Triple | tuple[float, ...] | tuple[Pair, Pair, Pair]"
 Size: TypeAlias = "int | Sequence[int]"
 Padding: TypeAlias = "int | str | Sequence[int] | Sequence[Sequence[int]]"
 
@@ -470,6 +470,11 @@ class Builder:
         attributes: dict[str, Attribute] = {"scale": lift("scale", scale, self.rank), "mode": mode}
         return self._add("upsample", (x,), x.channels, attributes, name)
 
+    def resize(self, x: Tensor, scale: Sequence[float], *, name: str | None = None) -> Tensor:
+        """Resize by any factors, one per axis (bi- or trilinear, half-pixel centres); sizes lose their fraction."""
+        attributes: dict[str, Attribute] = {"scale": (*(1.0,) * (3 - self.rank), *map(float, scale))}
+        return self._add("resize", (x,), x.channels, attributes, name)
+
     def rescale(self, x: Tensor, scale: float, offset: float = 0.0, *, name: str | None = None) -> Tensor:
         """x * scale + offset."""
         return self._add("rescale", (x,), x.channels, {"scale": scale, "offset": offset}, name)
@@ -483,6 +488,7 @@ class Builder:
         """Append positions of zeros until each axis is a multiple of `multiple`."""
         return self._add("pad", (x,), x.channels, {"multiple": lift("multiple", multiple, self.rank)}, name)
 
-    def crop(self, x: Tensor, like: Tensor, scale: Size = 1, *, name: str | None = None) -> Tensor:
+    def crop(self, x: Tensor, like: Tensor, scale: Sequence[float], *, name: str | None = None) -> Tensor:
         """Keep the first positions of `x`, `scale` times as many along each axis as `like` has."""
-        return self._add("crop", (x, like), x.channels, {"scale": lift("scale", scale, self.rank)}, name)
+        attributes: dict[str, Attribute] = {"scale": (*(1.0,) * (3 - self.rank), *map(float, scale))}
+        return self._add("crop", (x, like), x.channels, attributes, name)

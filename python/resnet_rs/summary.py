@@ -42,6 +42,7 @@ LAYERS = {
     "dense": "Dense",
     "squeeze_excite": "SqueezeExcitation",
     "upsample": "UpSampling{}D",
+    "resize": "Resizing{}D",
     "rescale": "Rescaling",
     "pad_channels": "PadChannels",
     "pad": "ZeroPadding{}D",

@@ -146,15 +146,17 @@ def attention_gate(b: Builder, x: Tensor, g: Tensor, filters: int, factor: Tripl
         return b.multiply(x, b.upsample(alpha, scale) if max(scale) > 1 else alpha)
 
 
-def check_factors(argument: str, value: object, rank: int) -> tuple[int, ...]:
-    """Return whole factors, one per axis, from one number or one per axis; what is below 1 enlarges nothing."""
+def check_factors(argument: str, value: object, rank: int) -> tuple[float, ...]:
+    """Return factors of enlargement, one per axis, from one number or one per axis; all 1 unless one is larger.
+
+    >>> check_factors("head_upsample", 2, 2), check_factors("head_upsample", (1, 0.5, 1.5), 3)
+    ((2, 2), (1, 0.5, 1.5))
+    """
     factors = [value] * rank if isinstance(value, (int, float)) else value
-    if isinstance(factors, Sequence) and not isinstance(factors, str) and len(factors) == rank:
-        numbers = [check_number(argument, factor, 0) for factor in factors]
-        # As in medicai, nothing below 1 makes the output smaller.
-        if all(number == int(number) or number < 1 for number in numbers):
-            return tuple(max(1, int(number)) for number in numbers)
-    raise ArgumentError(f"{argument}: expected a whole number >= 1 or {rank} of them, got {value!r}")
+    if not isinstance(factors, Sequence) or isinstance(factors, str) or len(factors) != rank:
+        raise ArgumentError(f"{argument}: expected a number or {rank} of them, got {value!r}")
+    numbers = tuple(check_number(argument, factor, 1e-3) for factor in factors)
+    return numbers if max(numbers) > 1 else (1,) * rank
 
 
 @dataclass(frozen=True)
@@ -164,13 +166,13 @@ class HeadConfig:
     Args:
         classes: channels of the output.
         kernel_size: of the convolution, odd.
-        upsample: whole factors of a bi- or trilinear enlargement, one per axis.
+        upsample: factors of a bi- or trilinear enlargement, one per axis.
         activation: a key of `ACTIVATIONS`, or "softmax".
     """
 
     classes: int
     kernel_size: int
-    upsample: tuple[int, ...]
+    upsample: tuple[float, ...]
     activation: str
 
     def __post_init__(self) -> None:
@@ -192,6 +194,6 @@ def head(b: Builder, x: Tensor, config: HeadConfig, nearest: Triple = (1, 1, 1))
     x = b.upsample(x, scale) if place == 0 else x
     x = b.conv(x, config.classes, config.kernel_size, padding="same", bias=True, name="segmentation_head.0")
     x = b.upsample(x, scale) if place == 1 else x
-    x = b.upsample(x, config.upsample, mode="linear", name="head_upsample") if linear else x
+    x = b.resize(x, config.upsample, name="head_upsample") if linear else x
     x = activate(b, x, config.activation, slope=FUNCTION_SLOPE, name="predictions")
     return b.upsample(x, scale) if place == 2 else x

@@ -125,7 +125,7 @@ class Segmentor(Model):
         *,
         depth: int,
         decode: Callable[[Builder, list[Level]], Tensor],
-        scale: Sequence[int],
+        scale: Sequence[float],
         pad: str,
         arguments: Mapping[str, Any],
         name: str | None,

@@ -36,7 +36,7 @@ class UNetFamily(Segmentor):
         decoder_normalization: "batch", "layer", "group" (32 groups), "instance" (without weights), "unit",
             "sync_batch" (as "batch"), or False.
         decoder_activation: "relu" or another activation; "leaky_relu" has slope 0.3, as Keras's layer.
-        head_upsample: whole factors by which the output is enlarged (bi- or trilinear), one or one per axis.
+        head_upsample: factors by which the output is enlarged (bi- or trilinear), one or one per axis.
         classifier_activation: "sigmoid", "softmax", another activation, or None for logits.
         head_kernel_size: of the last convolution (segmentation_models_pytorch: 3).
         decoder_bn_eps: epsilon of the decoder's batch norms (segmentation_models_pytorch: 1e-5).

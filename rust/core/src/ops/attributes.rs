@@ -99,6 +99,18 @@ impl Attributes {
         to_array(&value, |item| to_size(item, 1)).ok_or_else(|| unexpected(name, "three whole numbers >= 1", &value))
     }
 
+    /// Depth, height, width, each finite and above 0.
+    pub fn factors(&mut self, name: &str) -> Result<[f64; 3], String> {
+        let value = self.take(name)?;
+        let factor = |item: &Value| match *item {
+            Value::Int(value) => Some(value as f64),
+            Value::Float(value) => Some(value),
+            _ => None,
+        };
+        let positive = |item: &Value| factor(item).filter(|factor| factor.is_finite() && *factor > 0.0);
+        to_array(&value, positive).ok_or_else(|| unexpected(name, "three numbers > 0", &value))
+    }
+
     /// Depth, height, width, each at least 0.
     pub fn counts(&mut self, name: &str) -> Result<Dims3, String> {
         let value = self.take(name)?;

@@ -74,6 +74,7 @@ const OPERATORS: &[(&str, Parse)] = &[
     ("pad_channels", pad_channels::PadChannels::parse),
     ("parameter", parameter::Parameter::parse),
     ("rescale", rescale::Rescale::parse),
+    ("resize", upsample::Resize::parse),
     ("softmax", softmax::Softmax::parse),
     ("squeeze_excite", squeeze_excite::SqueezeExcite::parse),
     ("unit_norm", unit_norm::UnitNorm::parse),

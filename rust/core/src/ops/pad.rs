@@ -1,12 +1,13 @@
 //! Spatial padding up to a multiple, and the crop that undoes it.
 //!
 //! - pad: zeros behind, until every axis is a multiple of `multiple`.
-//! - crop: the first points of an input, `scale` times as many along each axis as a second input (of which nothing else
-//!   matters) has.
+//! - crop: the first points of an input, `scale` times as many along each axis (without the fraction) as a second
+//!   input, of which nothing else matters, has.
 //!
 //! Each is the other's backward pass.
 
 use super::lanes::copy;
+use super::upsample::scaled;
 use super::{Attributes, Compile, Io, Op, Signature, Step, expect_inputs};
 use crate::shape::{Dims3, Shape};
 use crate::simd::{Isa, Kernel, Simd, dispatch};
@@ -21,7 +22,7 @@ pub struct Pad {
 /// The first points, as many as the second input has, times a scale.
 #[derive(Clone, Copy, Debug)]
 pub struct Crop {
-    scale: Dims3,
+    scale: [f64; 3],
 }
 
 impl Pad {
@@ -32,7 +33,7 @@ impl Pad {
 
 impl Crop {
     pub(super) fn parse(attributes: &mut Attributes) -> Result<Box<dyn Op>, String> {
-        Ok(Box::new(Self { scale: attributes.sizes("scale")? }))
+        Ok(Box::new(Self { scale: attributes.factors("scale")? }))
     }
 }
 
@@ -74,7 +75,7 @@ impl Op for Crop {
         let (input, like) = (inputs[0], inputs[1]);
         let mut dims = like.dims();
         for axis in 0..AXES.len() {
-            let size = dims[axis].checked_mul(self.scale[axis]).filter(|&size| size <= input.dims()[axis]);
+            let size = scaled(dims[axis], self.scale[axis]).filter(|&size| size <= input.dims()[axis]);
             dims[axis] = size.ok_or_else(|| {
                 format!("cannot crop {input} to {} times the {} of {like}", self.scale[axis], AXES[axis])
             })?;
@@ -175,9 +176,9 @@ mod tests {
 
     #[test]
     fn a_crop_is_no_larger_than_its_input() {
-        let crop = Crop { scale: [1, 2, 2] };
+        let crop = Crop { scale: [1.0, 2.0, 2.5] };
         let input = Shape::new(1, [1, 8, 8], 3);
-        assert_eq!(crop.infer(&[input, Shape::new(1, [1, 3, 4], 1)]), Ok(Shape::new(1, [1, 6, 8], 3)));
-        assert!(crop.infer(&[input, Shape::new(1, [1, 5, 4], 1)]).unwrap_err().contains("height"));
+        assert_eq!(crop.infer(&[input, Shape::new(1, [1, 3, 3], 1)]), Ok(Shape::new(1, [1, 6, 7], 3)));
+        assert!(crop.infer(&[input, Shape::new(1, [1, 5, 3], 1)]).unwrap_err().contains("height"));
     }
 }

@@ -1,4 +1,4 @@
-//! Enlargement by whole factors, one per axis.
+//! Enlargement by whole factors, and linear resizing by any factors, one per axis.
 //!
 //! - nearest: `y[o] = x[o / scale]`
 //! - linear: `y[o]` lies between `x[i]` and `x[i + 1]` where the centre of output cell `o` falls, at
@@ -59,13 +59,57 @@ impl Op for Upsample {
     fn compile(&self, context: &mut Compile<'_>) -> Box<dyn Step> {
         let Compile { isa, threads, inputs, output, .. } = *context;
         let (input, sizes) = (inputs[0], output.dims());
-        let between = std::array::from_fn(|axis| {
-            let (scale, size) = (self.scale[axis], input.dims()[axis]);
-            let between = |o| if self.mode == Mode::Linear { linear(o, scale, size) } else { Between::only(o / scale) };
-            (0..sizes[axis]).map(between).collect()
-        });
+        if self.mode == Mode::Linear {
+            return Box::new(UpsampleStep::linear(isa, threads, input, output));
+        }
+        let between =
+            std::array::from_fn(|axis| (0..sizes[axis]).map(|o| Between::only(o / self.scale[axis])).collect());
         Box::new(UpsampleStep { isa, threads, mode: self.mode, input, output, between })
     }
+}
+
+/// A map of another size, bi- or trilinear: `floor(size * scale)` along each axis, any of them at least 1.
+#[derive(Clone, Copy, Debug)]
+pub struct Resize {
+    scale: [f64; 3],
+}
+
+impl Resize {
+    pub(super) fn parse(attributes: &mut Attributes) -> Result<Box<dyn Op>, String> {
+        Ok(Box::new(Self { scale: attributes.factors("scale")? }))
+    }
+}
+
+impl Op for Resize {
+    fn kind(&self) -> &'static str {
+        "resize"
+    }
+
+    fn signature(&self, channels: &[usize]) -> Result<Signature, String> {
+        expect_inputs(channels, 1)?;
+        Ok(Signature { channels: channels[0], parameters: Vec::new() })
+    }
+
+    fn infer(&self, inputs: &[Shape]) -> Result<Shape, String> {
+        let mut dims = inputs[0].dims();
+        for (size, scale) in dims.iter_mut().zip(self.scale) {
+            *size = scaled(*size, scale).ok_or_else(|| format!("cannot resize {} by {:?}", inputs[0], self.scale))?;
+        }
+        Ok(inputs[0].with_dims(dims))
+    }
+
+    fn compile(&self, context: &mut Compile<'_>) -> Box<dyn Step> {
+        let Compile { isa, threads, inputs, output, .. } = *context;
+        Box::new(UpsampleStep::linear(isa, threads, inputs[0], output))
+    }
+}
+
+/// `size * scale` without its fraction, if that is a size.
+pub(super) fn scaled(size: usize, scale: f64) -> Option<usize> {
+    // Beyond this an axis is a typing error, as everywhere.
+    const LIMIT: f64 = (1u64 << 32) as f64;
+    let scaled = size as f64 * scale;
+    (1.0..LIMIT).contains(&scaled).then_some(scaled as usize)
 }
 
 /// Two neighbours and the weight of the second.
@@ -87,11 +131,11 @@ impl Between {
     }
 }
 
-/// Where the centre of output cell `o` falls among `size` input cells.
-fn linear(o: usize, scale: usize, size: usize) -> Between {
-    // (o + 1/2) / scale - 1/2 = (2 o + 1 - scale) / (2 scale)
-    let (twice, cell) = (2 * o + 1, 2 * scale);
-    let Some(numerator) = twice.checked_sub(scale) else { return Between::only(0) };
+/// Where the centre of output cell `o` of `cells` falls among `size` input cells.
+fn linear(o: usize, cells: usize, size: usize) -> Between {
+    // (o + 1/2) * size / cells - 1/2 = ((2 o + 1) * size - cells) / (2 cells)
+    let (twice, cell) = ((2 * o + 1) * size, 2 * cells);
+    let Some(numerator) = twice.checked_sub(cells) else { return Between::only(0) };
     let first = numerator / cell;
     if first + 1 >= size {
         return Between::only(size - 1);
@@ -110,6 +154,12 @@ struct UpsampleStep {
 }
 
 impl UpsampleStep {
+    fn linear(isa: Isa, threads: usize, input: Shape, output: Shape) -> Self {
+        let (from, to) = (input.dims(), output.dims());
+        let between = std::array::from_fn(|axis| (0..to[axis]).map(|o| linear(o, to[axis], from[axis])).collect());
+        Self { isa, threads, mode: Mode::Linear, input, output, between }
+    }
+
     /// Elements of scratch memory of a thread: a row of the input's width.
     fn row(&self) -> usize {
         if self.mode == Mode::Linear { align_up(self.input.w * self.input.c) } else { 0 }
@@ -231,6 +281,7 @@ impl Kernel for Stretch<'_> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::Value;
     use super::super::trial::{CHANNELS, Trial, op, text, triple};
     use super::*;
 
@@ -284,6 +335,41 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn sizes_of_any_ratio() {
+        for scale in [[1.0, 1.5, 2.0], [1.0, 0.5, 1.34], [2.5, 1.0, 0.4], [1.0, 2.0, 2.0]] {
+            let factors = Value::List(scale.iter().map(|&scale| Value::Float(scale)).collect());
+            for c in [1, 3, 17] {
+                let shape = Shape::new(2, [3, 5, 7], c);
+                let trial = Trial::new(op("resize", &[("scale", factors.clone())]), &[shape]);
+                let to = trial.output().dims();
+                assert_eq!(to, std::array::from_fn(|axis| (shape.dims()[axis] as f64 * scale[axis]) as usize));
+                let axes = [0, 1, 2].map(|axis| {
+                    let (cells, size) = (to[axis], shape.dims()[axis]);
+                    let weights = |o: usize| {
+                        let at = ((o as f64 + 0.5) * size as f64 / cells as f64 - 0.5).clamp(0.0, (size - 1) as f64);
+                        (at.floor() as usize, (at.floor() as usize + 1).min(size - 1), at.fract())
+                    };
+                    (0..cells).map(weights).collect::<Vec<_>>()
+                });
+                let x = trial.input(0);
+                let mut want = Vec::new();
+                for at in 0..trial.output().len() {
+                    let (channel, point) = (at % c, at / c);
+                    let (w, h) = (axes[2][point % to[2]], axes[1][point / to[2] % to[1]]);
+                    let (d, n) = (axes[0][point / to[2] / to[1] % to[0]], point / to[2] / to[1] / to[0]);
+                    let cell = |d: usize, h: usize, w: usize| x[(((n * 3 + d) * 5 + h) * 7 + w) * c + channel];
+                    let row = |d: usize, h: usize| cell(d, h, w.0) * (1.0 - w.2) + cell(d, h, w.1) * w.2;
+                    let plane = |d: usize| row(d, h.0) * (1.0 - h.2) + row(d, h.1) * h.2;
+                    want.push(plane(d.0) * (1.0 - d.2) + plane(d.1) * d.2);
+                }
+                trial.check(&want);
+            }
+        }
+        let none = op("resize", &[("scale", Value::List(vec![Value::Float(0.1); 3]))]);
+        assert!(none.infer(&[Shape::new(1, [1, 4, 4], 1)]).unwrap_err().contains("resize"));
     }
 
     #[test]
