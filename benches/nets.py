@@ -47,7 +47,9 @@ NETS = {
         unet("unet", "resnet18", (96, 96, 96, 4)),
         unet("unet", "seresnet50", (96, 96, 96, 4)),
         unet("attention_unet", "resnet18", (256, 256, 3)),
+        unet("attention_unet", "resnet18", (96, 96, 96, 4)),
         unet("unet_plus_plus", "resnet18", (256, 256, 3)),
+        unet("unet_plus_plus", "resnet18", (96, 96, 96, 4)),
     )
 }
 
