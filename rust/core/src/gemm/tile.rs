@@ -48,8 +48,18 @@ pub(crate) struct Stages {
     pub(crate) suspend: bool,
 }
 
-/// Floats that a tile prefetches for each step of the reduction.
-pub(crate) const PREFETCHED: usize = 8;
+/// Memory to be prefetched: from `start`, any address is allowed, `step` floats (up to [`Ahead::MOST`]) for every four
+/// steps of the reduction.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Ahead {
+    pub(crate) start: *const f32,
+    pub(crate) step: usize,
+}
+
+impl Ahead {
+    /// Two lines.
+    pub(crate) const MOST: usize = 32;
+}
 
 /// The arguments of one tile.
 #[derive(Clone, Copy)]
@@ -71,8 +81,8 @@ pub(crate) struct Tile<'a> {
     /// Added before the activation, laid out as the output; or null.
     pub(crate) residual: *const f32,
     pub(crate) relu: bool,
-    /// What will be needed soon: prefetched at [`PREFETCHED`] floats for each row of B. Any address is allowed.
-    pub(crate) ahead: *const f32,
+    /// What will be needed soon, prefetched while the tile is computed.
+    pub(crate) ahead: Ahead,
     pub(crate) stages: Stages,
 }
 
@@ -138,7 +148,7 @@ unsafe fn compute<S: Simd, const M: usize, const N: usize>(s: S, tile: &Tile<'_>
         }
     });
     let stride = tile.row_stride;
-    let mut ahead = tile.ahead;
+    let Ahead { start: mut ahead, step: ahead_step } = tile.ahead;
     for segment in tile.segments {
         // SAFETY: as above.
         unsafe {
@@ -168,8 +178,8 @@ unsafe fn compute<S: Simd, const M: usize, const N: usize>(s: S, tile: &Tile<'_>
                 a = a.map(|a| opaque(a.add(4)));
                 b = b.add(4 * N * lanes);
                 s.prefetch(ahead);
-                s.prefetch(ahead.wrapping_add(2 * PREFETCHED));
-                ahead = ahead.wrapping_add(4 * PREFETCHED);
+                s.prefetch(ahead.wrapping_add(Ahead::MOST / 2));
+                ahead = ahead.wrapping_add(ahead_step);
                 left -= 4;
             }
             while left > 0 {

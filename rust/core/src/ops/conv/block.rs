@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use crate::gemm::{self, GROUPS, PREFETCHED, Panels, Segment, Stages, Tile};
+use crate::gemm::{self, Ahead, GROUPS, Panels, Segment, Stages, Tile};
 use crate::ops::activation::Activation;
 use crate::simd::{Isa, Kernel, Simd, dispatch};
 
@@ -93,17 +93,20 @@ impl Kernel for Run<'_> {
                 let pixels = &block.pixels[tile];
                 let number = range.start + panel;
                 let ahead = match block.pixels.get(tile + 1) {
-                    // What this pass prefetches of the next pixels' windows, where it goes on from the last pass.
+                    // The next pixels' windows: each panel fetches a part.
                     Some(next) if product.pixels_outside => {
-                        product.a.wrapping_offset(next.a[0]).wrapping_add(panel * rows * PREFETCHED)
+                        let step = (4 * next.count).div_ceil(panels).min(Ahead::MOST);
+                        let start = product.a.wrapping_offset(next.a[0]).wrapping_add(panel * rows * step / 4);
+                        Ahead { start, step }
                     }
-                    // The next piece of weights, dealt to the first tiles. Fewer tiles wait for memory anyway, and the
-                    // processor's own prefetcher has more requests open at once than we can have.
-                    _ if !product.pixels_outside && tiles * PREFETCHED >= product.panels.width() => {
-                        let start = product.weights.as_ptr().wrapping_add(product.packed(number, (index + 1) * piece));
-                        start.wrapping_add((i * piece * PREFETCHED).min(piece * product.panels.width()))
+                    // The next piece of weights: each tile fetches a part. Where there are few tiles we wait for memory
+                    // anyway, and the processor's own prefetcher has more requests open at once than we can have.
+                    _ if !product.pixels_outside && tiles * Ahead::MOST >= 4 * product.panels.width() => {
+                        let step = (4 * product.panels.width()).div_ceil(tiles);
+                        let start = product.packed(number, (index + 1) * piece).wrapping_add(i * piece * step / 4);
+                        Ahead { start, step }
                     }
-                    _ => product.weights.as_ptr().wrapping_add(product.packed(number, index * piece)),
+                    _ => Ahead { start: product.packed(number, index * piece), step: 0 },
                 };
                 let segments = &taps[index][pixels.taps];
                 // SAFETY: the contract of the function `run`, which alone makes this kernel.
@@ -116,9 +119,10 @@ impl Kernel for Run<'_> {
 impl Product<'_> {
     /// Where row `row` of panel `index` is packed; the rows after the last are those of the next panel.
     #[inline(always)]
-    fn packed(&self, index: usize, row: usize) -> usize {
+    fn packed(&self, index: usize, row: usize) -> *const f32 {
         let (group, panel) = (index / self.panels.count(), self.panels.panel(index % self.panels.count()));
-        group * self.panels.len() + panel.start + row * panel.vectors * self.panels.lanes()
+        let start = group * self.panels.len() + panel.start + row * panel.vectors * self.panels.lanes();
+        self.weights.as_ptr().wrapping_add(start)
     }
 
     /// # Safety
@@ -131,7 +135,7 @@ impl Product<'_> {
         segments: &[Segment],
         index: usize,
         stages: Stages,
-        ahead: *const f32,
+        ahead: Ahead,
     ) {
         let group = index / self.panels.count();
         let panel = self.panels.panel(index % self.panels.count());

@@ -7,8 +7,8 @@ use crate::window::Window;
 const CACHED: usize = 384 << 10;
 /// Bytes of weights beyond which the threads had better share them out than each read all.
 const SHARED_WEIGHTS: usize = 768 << 10;
-/// Bytes of a panel that stay cached while all pixels of a block pass.
-const CACHED_PANEL: usize = 256 << 10;
+/// Bytes of a piece of a panel: cached while all pixels of a block pass, and fetched while those of the last piece do.
+const CACHED_PANEL: usize = 96 << 10;
 /// Copying an element costs as much as this many multiply-adds.
 const COPY: f64 = 24.0;
 
@@ -95,7 +95,7 @@ impl Blocking {
         let by_panels = weights / threads + whole * passes;
         let pieces = (reduction * work.tile.1 * size_of::<f32>()).div_ceil(CACHED_PANEL);
         let reduction = reduction.div_ceil(pieces).next_multiple_of(4);
-        if weights > SHARED_WEIGHTS && by_panels < by_image && panels > 1 {
+        if weights > SHARED_WEIGHTS && by_panels <= by_image && panels > 1 {
             let tasks = (4 * threads).min(panels);
             let panels = panels.div_ceil(tasks);
             let source = if in_place { Source::Input } else { Source::Shared };
