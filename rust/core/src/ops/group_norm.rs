@@ -195,29 +195,62 @@ impl Kernel for Moments<'_> {
     type Output = ();
 
     #[inline(always)]
-    fn run<S: Simd>(self, simd: S) {
+    fn run<S: Simd>(mut self, simd: S) {
+        let c = self.sums.len();
+        assert!(self.squares.len() == c && self.x.len().is_multiple_of(c) && !self.x.is_empty());
+        let mut start = 0;
+        // Four vectors at a time: whole lines of memory in a row.
+        while start + 4 * S::LANES <= c {
+            self.columns::<S, 4>(simd, start, None);
+            start += 4 * S::LANES;
+        }
+        while start + S::LANES <= c {
+            self.columns::<S, 1>(simd, start, None);
+            start += S::LANES;
+        }
+        if start < c {
+            self.columns::<S, 1>(simd, start, Some(simd.first(c - start)));
+        }
+    }
+}
+
+impl Moments<'_> {
+    /// `N` vectors of channels from `start`, or the channels of the tail.
+    #[inline(always)]
+    fn columns<S: Simd, const N: usize>(&mut self, simd: S, start: usize, tail: Option<S::M>) {
         /// Points that are summed before their sum is added to the total: rounding grows with the sum of the two.
         const RUN: usize = 128;
         let c = self.sums.len();
-        assert!(self.squares.len() == c && self.x.len().is_multiple_of(c) && !self.x.is_empty());
-        for start in (0..c).step_by(S::LANES) {
-            let tail = (start + S::LANES > c).then_some(simd.first(c - start));
-            // SAFETY: every point has a vector, or the tail, from `start`; so have both outputs.
-            unsafe {
-                let origin = load(simd, self.x.as_ptr().add(start), tail);
-                let (mut sums, mut squares) = (simd.splat(0.0), simd.splat(0.0));
-                for run in self.x.chunks(RUN * c) {
-                    let (mut sum, mut square) = (simd.splat(0.0), simd.splat(0.0));
-                    for point in run.chunks_exact(c) {
-                        let x = simd.sub(load(simd, point.as_ptr().add(start), tail), origin);
-                        sum = simd.add(sum, x);
-                        square = simd.fma(x, x, square);
-                    }
-                    sums = simd.add(sums, sum);
-                    squares = simd.add(squares, square);
+        let zero = simd.splat(0.0);
+        let mut origin = [zero; N];
+        for (v, origin) in origin.iter_mut().enumerate() {
+            // SAFETY: every point has `N` vectors, or the tail, from `start`.
+            *origin = unsafe { load(simd, self.x.as_ptr().add(start + v * S::LANES), tail) };
+        }
+        let mut totals = [[zero; N]; 2];
+        for run in self.x.chunks(RUN * c) {
+            let mut sums = [[zero; N]; 2];
+            for point in run.chunks_exact(c) {
+                for v in 0..N {
+                    // SAFETY: as above.
+                    let x = unsafe { load(simd, point.as_ptr().add(start + v * S::LANES), tail) };
+                    let x = simd.sub(x, origin[v]);
+                    sums[0][v] = simd.add(sums[0][v], x);
+                    sums[1][v] = simd.fma(x, x, sums[1][v]);
                 }
-                store(simd, self.sums.as_mut_ptr().add(start), sums, tail);
-                store(simd, self.squares.as_mut_ptr().add(start), squares, tail);
+            }
+            for (total, sum) in totals.iter_mut().zip(sums) {
+                for v in 0..N {
+                    total[v] = simd.add(total[v], sum[v]);
+                }
+            }
+        }
+        for v in 0..N {
+            let at = start + v * S::LANES;
+            // SAFETY: both outputs have as many channels as a point.
+            unsafe {
+                store(simd, self.sums.as_mut_ptr().add(at), totals[0][v], tail);
+                store(simd, self.squares.as_mut_ptr().add(at), totals[1][v], tail);
             }
         }
     }
