@@ -87,8 +87,11 @@ impl Op for Conv {
     }
 
     fn absorb(&self, next: &dyn Op, slot: usize) -> Option<Box<dyn Op>> {
+        /// Fewer channels leave lanes of a costly function empty: a pass of its own over few elements is faster.
+        const FEW: usize = 8;
         let epilogue = self.epilogue.absorb(next, slot)?;
-        Some(Box::new(Self { epilogue, ..*self }))
+        (self.filters >= FEW || epilogue.activation.is_cheap())
+            .then(|| Box::new(Self { epilogue, ..*self }) as Box<dyn Op>)
     }
 
     fn compile(&self, context: &mut Compile<'_>) -> Box<dyn Step> {

@@ -219,3 +219,11 @@ fn epilogues() {
         }
     }
 }
+
+#[test]
+fn costly_functions_of_few_channels_are_a_pass_of_their_own() {
+    let head = |filters| Conv::pointwise(filters, true, Epilogue::default());
+    assert!(head(3).absorb(&Activation::Sigmoid, 0).is_none());
+    assert!(head(3).absorb(&Activation::Relu, 0).is_some());
+    assert!(head(16).absorb(&Activation::Sigmoid, 0).is_some());
+}
