@@ -159,6 +159,8 @@ def main() -> int:
         **environment(),
         "nets": [],
     }
+    if (record["load"] or 0) > 0.5:
+        print(f"warning: other processes keep the machine busy (load {record['load']})", file=sys.stderr)
     for name in args.nets or DEFAULT_NETS:
         print(f"-- {name}: {', '.join(libraries)}", file=sys.stderr, flush=True)
         record["nets"].append(measure(NETS[name], args, libraries))
