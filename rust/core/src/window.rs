@@ -43,6 +43,10 @@ impl Window {
                 return Err(format!("padding of the {} axis must be at most {LIMIT}, got {got}", AXES[axis]));
             }
         }
+        // Each is at most 2^24, so that two of them cannot overflow.
+        if (kernel[0] * kernel[1]).checked_mul(kernel[2]).is_none_or(|taps| taps > LIMIT) {
+            return Err(format!("kernel {kernel:?} has more than {LIMIT} taps"));
+        }
         Ok(Window { kernel, stride, dilation, padding })
     }
 
@@ -149,6 +153,7 @@ mod tests {
         assert!(error.contains("padding") && error.contains("depth"), "{error}");
         let error = along_width(5, 1, 1, [0, 1]).output([1, 1, 3]).unwrap_err();
         assert!(error.contains("width") && error.contains("5 positions"), "{error}");
+        assert!(Window::new([LIMIT; 3], [1; 3], [1; 3], [[0; 2]; 3]).unwrap_err().contains("taps"));
         assert!(along_width(1, 1, 1, [0, 0]).output([1, 1, 0]).is_err());
         assert!(along_width(1, 1, 1, [1, 1]).output([1, 1, usize::MAX]).is_err());
     }
