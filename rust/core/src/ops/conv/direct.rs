@@ -133,11 +133,10 @@ impl Direct {
                 // A tile spans 4, 2 or 1 rows.
                 let left = part.rows.end - oh;
                 let rows = [4, 2, 1].into_iter().find(|&rows| rows <= tile_rows.min(left)).unwrap_or(1);
-                let taps = if tile_rows > 1 {
-                    [0..window.kernel[0], 0..window.kernel[1]]
-                } else {
-                    [window.valid_taps(0, od, input.d), window.valid_taps(1, oh, input.h)]
-                };
+                // Taps of planes in the padding are left out, those of rows only where a tile is one row: which rows a tile
+                // spans depends on the task, and bits must not.
+                let height = if tile_rows > 1 { 0..window.kernel[1] } else { window.valid_taps(1, oh, input.h) };
+                let taps = [window.valid_taps(0, od, input.d), height];
                 let plane = (od * window.stride[0]) as isize - layout.origin[0];
                 let key = [taps[0].clone(), taps[1].clone(), if slotted { od..od + 1 } else { 0..0 }];
                 let class = seen.iter().position(|other| *other == key).unwrap_or_else(|| {
