@@ -48,6 +48,7 @@ mod unit_norm;
 mod upsample;
 
 pub use attributes::{Attributes, Value};
+pub use conv::Precision;
 pub use packs::{Packed, Packs, gather};
 
 /// The list of operators: the name in a network's description, and how to read the attributes.

@@ -9,6 +9,7 @@
 //! | `direct` | everything: a matrix product over windows of the activations |
 //! | `grouped` | few channels per group: a vector spans several groups |
 //! | `transposed` | the transposed convolution, as direct convolutions |
+//! | `winograd` | kernels of 3 taps and stride 1, with fewer multiplications |
 //!
 //! The norm that follows is folded into weights and bias; residual and activation run in registers.
 
@@ -19,6 +20,7 @@ mod grouped;
 mod stage;
 mod transposed;
 mod weights;
+mod winograd;
 
 use super::epilogue::Epilogue;
 use super::{Attributes, Compile, Op, Parameter, Role, Signature, Step, expect_inputs};
@@ -30,8 +32,10 @@ use blocking::{Grid, Work};
 use direct::Direct;
 use grouped::Grouped;
 use weights::Weights;
+use winograd::{Variant, Winograd};
 
 pub use transposed::ConvTranspose;
+pub use winograd::Precision;
 
 /// A convolution with what follows it.
 #[derive(Clone, Copy, Debug)]
@@ -95,6 +99,13 @@ impl Op for Conv {
     }
 
     fn compile(&self, context: &mut Compile<'_>) -> Box<dyn Step> {
+        self.compile_as(context, |work| winograd::choose(work, Precision::Default))
+    }
+}
+
+impl Conv {
+    /// Compiles it with Winograd's algorithm where `choose` says so.
+    fn compile_as(&self, context: &mut Compile<'_>, choose: impl FnOnce(&Work) -> Option<Variant>) -> Box<dyn Step> {
         let own = self.epilogue.own_parameters(context.parameters);
         let (scale, shift) =
             scale_shift(self.filters, own.get(1).copied(), self.epilogue.scale_shift(context.parameters));
@@ -113,6 +124,12 @@ impl Op for Conv {
             let packed = context.packed("grouped", || grouped::pack(isa, &work, own[0], &scale));
             let bias = context.packed("shift", || Buffer::copy_of(&shift));
             return Box::new(Grouped::new(isa, work, [packed, bias], residual, activation));
+        }
+        if let Some(variant) = choose(&work) {
+            let panels = winograd::panels(isa, &work);
+            let packed = context.packed(&variant.name(), || winograd::pack(isa, &work, variant, &weights));
+            let bias = context.packed("bias", || weights::pad(&shift, 1, panels));
+            return Box::new(Winograd::new(isa, work, variant, [packed, bias], residual, activation));
         }
         let panels = direct::panels(isa, &work);
         let packed = context.packed("panels", || weights.pack(panels));

@@ -14,12 +14,14 @@ use crate::testing::{assert_close, for_each_isa, naive_conv, random};
 struct Case {
     conv: Conv,
     input: Shape,
+    /// Instead of the algorithm that would be chosen.
+    winograd: Option<Variant>,
 }
 
 impl Case {
     fn new(input: Shape, filters: usize, window: Window) -> Self {
         let conv = Conv { filters, window, groups: 1, bias: false, epilogue: Epilogue::default() };
-        Self { conv, input }
+        Self { conv, input, winograd: None }
     }
 
     fn groups(mut self, groups: usize) -> Self {
@@ -63,7 +65,10 @@ impl Case {
             packs: &mut Default::default(),
             packed: &mut packed,
         };
-        let step = self.conv.compile(&mut context);
+        let step = match self.winograd {
+            None => self.conv.compile(&mut context),
+            Some(variant) => self.conv.compile_as(&mut context, |_| Some(variant)),
+        };
         gather(&packed);
         // Neither output nor scratch memory is clean in a network.
         let mut output = vec![f32::NAN; self.output().len()];
@@ -73,6 +78,18 @@ impl Case {
             step.forward(Io { inputs, output: &mut output, scratch: &mut scratch, pool });
         });
         output
+    }
+
+    fn work(&self, threads: usize) -> Work {
+        let (Conv { window, groups, .. }, input, output) = (self.conv, self.input, self.output());
+        Work { window, input, output, grid: Grid::dense(output), groups, tile: (14, 2), threads }
+    }
+
+    /// Checks every kind of tile.
+    fn check_winograd(&self) {
+        for variant in Variant::all(&self.work(1)) {
+            Self { winograd: Some(variant), ..*self }.check();
+        }
     }
 
     /// Checks one thread against the reference and more threads against one, bit by bit.
@@ -218,6 +235,80 @@ fn epilogues() {
             }
         }
     }
+}
+
+#[test]
+fn winograd_sizes_and_channels() {
+    let planar = same([1, 3, 3], [1; 3], [1; 3]);
+    for size in 1..=20 {
+        Case::new(Shape::new(1, [1, size, 21 - size], 3 + size % 5), 2 * size + 1, planar).check_winograd();
+        Case::new(Shape::new(2, [1, size, size], 17), 16, planar).check_winograd();
+    }
+    for channels in 1..=70 {
+        Case::new(Shape::new(1, [1, 6, 5], channels), 71 - channels, planar).check_winograd();
+    }
+    let cubic = same([3; 3], [1; 3], [1; 3]);
+    for size in 1..=9 {
+        Case::new(Shape::new(1, [size, 10 - size, 3 + size], 3 * size), 40 - 2 * size, cubic).check_winograd();
+        Case::new(Shape::new(2, [size; 3], 5), 7, cubic).check_winograd();
+    }
+}
+
+#[test]
+fn winograd_padding() {
+    for padding in [[[0; 2]; 3], [[1, 0], [0, 2], [3, 5]], [[4, 3], [5, 6], [7, 8]], [[2, 2], [1, 1], [0, 1]]] {
+        let window = Window::new([3; 3], [1; 3], [1; 3], padding).unwrap();
+        Case::new(Shape::new(2, [3, 4, 7], 5), 9, window).check_winograd();
+        let window = Window::new([1, 3, 3], [1; 3], [1; 3], [[0; 2], padding[1], padding[2]]).unwrap();
+        Case::new(Shape::new(2, [3, 4, 7], 5), 9, window).check_winograd();
+    }
+}
+
+#[test]
+fn winograd_epilogues() {
+    for window in [same([1, 3, 3], [1; 3], [1; 3]), same([3; 3], [1; 3], [1; 3])] {
+        for activation in [Activation::Linear, Activation::Relu, Activation::Silu] {
+            for (bias, norm, residual) in [(true, true, true), (false, true, false), (false, false, true)] {
+                let mut case = Case::new(Shape::new(2, [2, 6, 7], 8), 35, window);
+                case.conv.bias = bias;
+                let norm = norm.then_some(BatchNorm { epsilon: 1e-3, momentum: 0.9 });
+                case.conv.epilogue = Epilogue { norm, residual, activation };
+                case.check_winograd();
+            }
+        }
+    }
+}
+
+#[test]
+fn winograd_in_depth() {
+    let planar = same([1, 3, 3], [1; 3], [1; 3]);
+    for (channels, filters, size) in [(512, 70, 7), (256, 256, 14), (96, 40, 33), (512, 512, 6)] {
+        Case::new(Shape::new(1, [1, size, size], channels), filters, planar).check_winograd();
+    }
+    let cubic = same([3; 3], [1; 3], [1; 3]);
+    Case::new(Shape::new(1, [3; 3], 512), 40, cubic).check_winograd();
+    Case::new(Shape::new(1, [12; 3], 64), 64, cubic).check_winograd();
+    Case::new(Shape::new(1, [9, 17, 13], 16), 32, cubic).check_winograd();
+}
+
+#[test]
+fn winograd_where_it_pays() {
+    let choice = |size: [usize; 3], c: usize, k: usize, precision: Precision| {
+        let kernel = [if size[0] > 1 { 3 } else { 1 }, 3, 3];
+        let case = Case::new(Shape::new(1, size, c), k, same(kernel, [1; 3], [1; 3]));
+        let choice = winograd::choose(&case.work(1), precision);
+        assert_eq!(choice, winograd::choose(&case.work(7), precision), "bits would depend on threads");
+        choice.map(Variant::name)
+    };
+    let name = |name: &str| Some(name.to_string());
+    assert_eq!(choice([1, 56, 56], 64, 64, Precision::Default), name("winograd 1x4x4"));
+    assert_eq!(choice([1, 56, 56], 64, 64, Precision::Strict), name("winograd 1x2x2"));
+    assert_eq!(choice([1, 14, 14], 256, 256, Precision::Default), name("winograd 1x2x2"));
+    assert_eq!(choice([1, 7, 7], 512, 512, Precision::Default), None);
+    assert_eq!(choice([48; 3], 32, 32, Precision::Default), name("winograd 2x4x4"));
+    assert_eq!(choice([48; 3], 32, 32, Precision::Strict), name("winograd 2x2x2"));
+    assert_eq!(choice([3; 3], 512, 512, Precision::Default), None);
+    assert_eq!(choice([1, 56, 56], 3, 64, Precision::Default), None);
 }
 
 #[test]

@@ -1,0 +1,332 @@
+//! Winograd's minimal filtering for kernels of 3 x 3 and 3 x 3 x 3 with stride 1: fewer multiplications.
+//!
+//! The output is cut into tiles of 2 or 4 along each axis. With the transforms of file `transform` along every axis,
+//!
+//! `V[slot] (tiles, c) = Bᵀ x B`, `M[slot] (tiles, k) = V[slot] U[slot]`, `y = Aᵀ M A`
+//!
+//! where the transformed weights U, `(slots, c, k)`, are made at compile time. Tiles of 4 x 4 have 6 x 6 slots: 2.25
+//! multiplications for an output instead of 9; tiles of 2 x 4 x 4 have 4 x 6 x 6 slots, 4.5 instead of 27. What that costs is
+//! the transforms, and more bytes of weights.
+//!
+//! | file | holds |
+//! |---|---|
+//! | `transform` | the transforms of one axis |
+//! | `tiles` | those of all axes, from activations to V and from M to activations |
+//! | `weights` | U |
+//! | `choice` | whether it pays, and which tiles |
+
+mod choice;
+mod tiles;
+mod transform;
+mod weights;
+
+use std::ops::Range;
+
+pub use choice::Precision;
+pub(super) use choice::{Variant, choose};
+use tiles::{Gather, Scatter, Slots, Tiling};
+
+use super::blocking::Work;
+use super::weights::Weights;
+use crate::buffer::{Buffer, LINE, align_up};
+use crate::gemm::{self, Ahead, GROUPS, Panels, Segment, Stages, Tile, group_sizes};
+use crate::ops::activation::Activation;
+use crate::ops::{Io, Packed, Step};
+use crate::parallel::{Pool, SharedMut};
+use crate::simd::{Isa, Kernel, Simd, dispatch};
+
+/// Floats of V and M that a thread works on: half of a second-level cache of 2 MB.
+const BLOCK: usize = (1 << 20) / size_of::<f32>();
+/// Floats of transformed weights that are read anew for each block without loss: they stay in that cache.
+const RESIDENT: usize = (3 << 18) / size_of::<f32>();
+/// Floats of V and M where the threads share them.
+const SHARED: usize = (4 << 20) / size_of::<f32>();
+
+/// The products start from nothing: the bias is added to the outputs.
+static ZEROS: [f32; 64] = [0.0; 64];
+
+/// The compiled convolution.
+pub(super) struct Winograd {
+    isa: Isa,
+    work: Work,
+    tiling: Tiling,
+    panels: Panels,
+    /// Tiles of a block.
+    block: usize,
+    /// Whether the threads share each block, slot by slot, so that each reads its part of the weights only.
+    shared: bool,
+    weights: Packed,
+    bias: Packed,
+    residual: bool,
+    activation: Activation,
+}
+
+/// The panels of one slot.
+pub(super) fn panels(isa: Isa, work: &Work) -> Panels {
+    Panels::new(isa, work.input.c, work.output.c)
+}
+
+/// The transformed weights.
+pub(super) fn pack(isa: Isa, work: &Work, variant: Variant, weights: &Weights<'_>) -> Buffer {
+    weights::pack(weights, variant.axes(), panels(isa, work))
+}
+
+impl Winograd {
+    pub(super) fn new(
+        isa: Isa,
+        work: Work,
+        variant: Variant,
+        [weights, bias]: [Packed; 2],
+        residual: bool,
+        activation: Activation,
+    ) -> Self {
+        let Work { window, input, output, threads, .. } = work;
+        let tiling = Tiling { axes: variant.axes(), input, output, before: window.padding.map(|pair| pair[0]) };
+        let panels = panels(isa, &work);
+        let mut new = Self { isa, work, tiling, panels, block: 1, shared: false, weights, bias, residual, activation };
+        let (tiles, slots) = (tiling.tiles(), tiling.slots());
+        let each = slots * (new.row_v() + new.row_m());
+        let rows = isa.tile().0;
+        let weights = slots * panels.len();
+        // As many blocks for each thread as for the others.
+        let dealt = |most: usize| tiles.div_ceil(tiles.div_ceil(most.max(1)).next_multiple_of(threads));
+        // Weights that stay cached may be read for every register tile, others as seldom as V and M allow.
+        let private = dealt(if weights > RESIDENT { BLOCK / each } else { rows.min(BLOCK / each) });
+        // Large weights had better be read once, even if V and M are large then.
+        let shared = tiles.div_ceil(tiles.div_ceil((SHARED.max(weights / 2) / each).max(rows)));
+        // What moves between memory and cores: the weights for every block, and V and M where threads share them.
+        let by_private = weights * tiles.div_ceil(private);
+        let by_shared = weights * tiles.div_ceil(shared) + 2 * each * tiles;
+        new.shared = threads > 1 && weights > RESIDENT && by_shared < by_private;
+        new.block = if new.shared { shared } else { private };
+        new
+    }
+
+    /// Floats between the rows of V and of M: whole vectors.
+    fn row_v(&self) -> usize {
+        self.tiling.input.c.next_multiple_of(self.isa.lanes())
+    }
+
+    fn row_m(&self) -> usize {
+        self.panels.padded_columns()
+    }
+
+    /// Floats between slots: an odd number of lines, or the slots of a row would share few sets of the cache.
+    fn slot(&self, row: usize) -> usize {
+        ((self.block * row).div_ceil(LINE) | 1) * LINE
+    }
+
+    /// V, M and the workspaces in scratch memory: their lengths.
+    fn parts(&self) -> [usize; 3] {
+        let slots = self.tiling.slots();
+        [slots * self.slot(self.row_v()), slots * self.slot(self.row_m()), align_up(slots * self.isa.lanes())]
+    }
+
+    fn slots(&self, start: *mut f32) -> [Slots; 2] {
+        let [v, ..] = self.parts();
+        let (row_v, row_m) = (self.row_v(), self.row_m());
+        [
+            Slots { start, slot: self.slot(row_v), row: row_v },
+            Slots { start: start.wrapping_add(v), slot: self.slot(row_m), row: row_m },
+        ]
+    }
+
+    /// The tiles of a block.
+    fn tiles(&self, block: usize) -> Range<usize> {
+        let tiles = self.tiling.tiles();
+        let blocks = self.blocks();
+        block * tiles / blocks..(block + 1) * tiles / blocks
+    }
+
+    fn blocks(&self) -> usize {
+        self.tiling.tiles().div_ceil(self.block)
+    }
+
+    fn gather<'a>(&'a self, x: &'a [f32], tiles: Range<usize>, v: Slots, workspace: *mut f32) -> Gather<'a> {
+        Gather { tiling: &self.tiling, x, tiles, v, workspace }
+    }
+
+    fn multiply(&self, [v, m]: [Slots; 2], rows: usize, slots: Range<usize>, panels: Range<usize>) -> Multiply<'_> {
+        let Self { panels: matrix, weights, .. } = self;
+        Multiply { v, m, rows, slots, indices: panels, matrix, weights }
+    }
+
+    fn scatter<'a>(&'a self, io: &Target<'a>, tiles: Range<usize>, m: Slots, workspace: *mut f32) -> Scatter<'a> {
+        let Self { tiling, bias, activation, .. } = self;
+        Scatter {
+            tiling,
+            tiles,
+            m,
+            workspace,
+            bias,
+            residual: io.residual,
+            activation: *activation,
+            y: io.y.as_mut_ptr(),
+        }
+    }
+
+    /// Each task computes a block of its own from beginning to end.
+    fn run_private(&self, io: &Target<'_>, scratch: &mut [f32], pool: &Pool) {
+        let [v, m, _] = self.parts();
+        pool.for_each_scratch(self.blocks(), scratch, |block, scratch| {
+            let tiles = self.tiles(block);
+            let slots = self.slots(scratch.as_mut_ptr());
+            let workspace = scratch[v + m..].as_mut_ptr();
+            dispatch(
+                self.isa,
+                Fused {
+                    gather: self.gather(io.x, tiles.clone(), slots[0], workspace),
+                    multiply: self.multiply(slots, tiles.len(), 0..self.tiling.slots(), 0..self.panels.count()),
+                    scatter: self.scatter(io, tiles, slots[1], workspace),
+                },
+            );
+        });
+    }
+
+    /// All threads transform a block, then multiply the slots among them, then transform it back.
+    fn run_shared(&self, io: &Target<'_>, scratch: &mut [f32], pool: &Pool) {
+        /// Tiles that are worth a task.
+        const LEAST: usize = 4;
+        let [v, m, _] = self.parts();
+        let (matrices, workspaces) = scratch.split_at_mut(v + m);
+        let matrices = SharedMut::new(matrices);
+        let pieces = if self.tiling.slots() >= 4 * pool.threads() { 1 } else { self.panels.count() };
+        for block in 0..self.blocks() {
+            let tiles = self.tiles(block);
+            let tasks = tiles.len().div_ceil(LEAST);
+            let part = |task: usize| {
+                let (first, end) = (task * tiles.len() / tasks, (task + 1) * tiles.len() / tasks);
+                (first, tiles.start + first..tiles.start + end)
+            };
+            let at = |slots: Slots, row: usize| Slots { start: slots.start.wrapping_add(row * slots.row), ..slots };
+            pool.for_each_scratch(tasks, workspaces, |task, workspace| {
+                let (row, tiles) = part(task);
+                let slots = self.slots(matrices.as_mut_ptr());
+                dispatch(self.isa, self.gather(io.x, tiles, at(slots[0], row), workspace.as_mut_ptr()));
+            });
+            pool.for_each(self.tiling.slots() * pieces, |task| {
+                let (slot, piece) = (task / pieces, task % pieces);
+                let panels = piece * self.panels.count() / pieces..(piece + 1) * self.panels.count() / pieces;
+                let slots = self.slots(matrices.as_mut_ptr());
+                dispatch(self.isa, self.multiply(slots, tiles.len(), slot..slot + 1, panels));
+            });
+            pool.for_each_scratch(tasks, workspaces, |task, workspace| {
+                let (row, tiles) = part(task);
+                let slots = self.slots(matrices.as_mut_ptr());
+                dispatch(self.isa, self.scatter(io, tiles, at(slots[1], row), workspace.as_mut_ptr()));
+            });
+        }
+    }
+}
+
+/// The memory of a forward step as its tasks share it.
+struct Target<'a> {
+    x: &'a [f32],
+    residual: Option<&'a [f32]>,
+    y: SharedMut<'a>,
+}
+
+/// `M[slot] = V[slot] U[slot]` for some slots and panels.
+struct Multiply<'a> {
+    v: Slots,
+    m: Slots,
+    rows: usize,
+    slots: Range<usize>,
+    indices: Range<usize>,
+    matrix: &'a Panels,
+    weights: &'a [f32],
+}
+
+impl Kernel for Multiply<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let Self { v, m, rows, matrix, .. } = self;
+        let segments = [Segment { a: 0, b: 0, length: matrix.rows }];
+        let tiles = rows.div_ceil(S::TILE_ROWS);
+        for slot in self.slots {
+            for index in self.indices.clone() {
+                let panel = matrix.panel(index);
+                let width = panel.vectors * S::LANES;
+                let b = &self.weights[slot * matrix.len() + panel.start..];
+                // Each tile prefetches a part of the next panel; a few could not, and the processor does it better.
+                let next = b.as_ptr().wrapping_add(matrix.rows * width);
+                let step = if 4 * width <= tiles * Ahead::MOST { (4 * width).div_ceil(tiles) } else { 0 };
+                for tile in 0..tiles {
+                    let (first, end) = (tile * rows / tiles, (tile + 1) * rows / tiles);
+                    let mut row = first;
+                    let a: [*const f32; GROUPS] = group_sizes(end - first).map(|size| {
+                        let start = v.start.wrapping_add(slot * v.slot + row * v.row);
+                        row += size;
+                        start.cast_const()
+                    });
+                    let tile = Tile {
+                        a,
+                        row_stride: v.row,
+                        b: b.as_ptr(),
+                        segments: &segments,
+                        out: m.start.wrapping_add(slot * m.slot + first * m.row + panel.column),
+                        out_stride: m.row,
+                        columns: width,
+                        bias: ZEROS.as_ptr(),
+                        residual: std::ptr::null(),
+                        relu: false,
+                        ahead: Ahead { start: next.wrapping_add(tile * matrix.rows * step / 4), step },
+                        stages: Stages { resume: false, suspend: false },
+                    };
+                    // SAFETY: V and M have `rows` rows in every slot, of whole vectors; the panel is one of the slot's
+                    // matrix; nobody else writes this part of M.
+                    unsafe { gemm::run(s, &tile, end - first, panel.vectors) };
+                }
+            }
+        }
+    }
+}
+
+/// A block from beginning to end.
+struct Fused<'a> {
+    gather: Gather<'a>,
+    multiply: Multiply<'a>,
+    scatter: Scatter<'a>,
+}
+
+impl Kernel for Fused<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        self.gather.run(s);
+        self.multiply.run(s);
+        self.scatter.run(s);
+    }
+}
+
+impl Step for Winograd {
+    fn scratch(&self) -> usize {
+        let [v, m, workspace] = self.parts();
+        let threads = self.work.threads;
+        if self.shared { v + m + threads * workspace } else { threads * (v + m + workspace) }
+    }
+
+    fn forward(&self, io: Io<'_>) {
+        let target =
+            Target { x: io.inputs[0], residual: self.residual.then(|| io.inputs[1]), y: SharedMut::new(io.output) };
+        let scratch = &mut io.scratch[..self.scratch()];
+        if self.shared {
+            self.run_shared(&target, scratch, io.pool)
+        } else {
+            self.run_private(&target, scratch, io.pool)
+        }
+    }
+
+    fn algorithm(&self) -> String {
+        let [d, h, w] = self.tiling.axes.map(|axis| axis.outputs());
+        let how = if self.shared { "shared" } else { "private" };
+        format!("winograd {d}x{h}x{w}, {how} blocks of {} tiles", self.block)
+    }
+
+    fn flops(&self) -> u64 {
+        self.work.flops()
+    }
+}

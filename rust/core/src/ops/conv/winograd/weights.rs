@@ -1,0 +1,56 @@
+//! The transformed weights: `U[slot][c][k] = scale[k] * Σ_tap G_d G_h G_w weight[k][c][tap]`, a matrix in panels for each slot.
+
+use super::super::weights::Weights;
+use super::transform::Axis;
+use crate::buffer::Buffer;
+use crate::gemm::Panels;
+
+/// Transforms in float64 and rounds once. `panels` cut the matrix (c, k) of one slot.
+pub(super) fn pack(weights: &Weights<'_>, axes: [Axis; 3], panels: Panels) -> Buffer {
+    let Weights { values, scale, channels, taps, .. } = *weights;
+    let slots: usize = axes.iter().map(|axis| axis.points()).product();
+    let mut packed = Buffer::zeroed(slots * panels.len());
+    for index in 0..panels.count() {
+        let panel = panels.panel(index);
+        let stride = panel.columns.next_multiple_of(panels.lanes());
+        for c in 0..channels {
+            // A row of output channels for each tap, then for each slot.
+            let mut rows = Vec::with_capacity(taps * panel.columns);
+            for tap in 0..taps {
+                rows.extend(
+                    (panel.column..panel.column + panel.columns)
+                        .map(|k| f64::from(values[(k * channels + c) * taps + tap]) * f64::from(scale[k])),
+                );
+            }
+            let mut inner = panel.columns;
+            for axis in [2, 1, 0] {
+                rows = expand(&rows, axes[axis], inner);
+                inner *= axes[axis].points();
+            }
+            for (slot, row) in rows.chunks_exact(panel.columns).enumerate() {
+                let start = slot * panels.len() + panel.start + c * stride;
+                for (to, from) in packed[start..start + panel.columns].iter_mut().zip(row) {
+                    *to = *from as f32;
+                }
+            }
+        }
+    }
+    packed
+}
+
+/// `(outer, taps, inner)` to `(outer, points, inner)`.
+fn expand(values: &[f64], axis: Axis, inner: usize) -> Vec<f64> {
+    let mut expanded = Vec::with_capacity(values.len() / axis.taps() * axis.points());
+    for taps in values.chunks_exact(axis.taps() * inner) {
+        for factors in axis.filter() {
+            let start = expanded.len();
+            expanded.resize(start + inner, 0.0);
+            for (values, factor) in taps.chunks_exact(inner).zip(factors) {
+                for (to, value) in expanded[start..].iter_mut().zip(values) {
+                    *to += factor * value;
+                }
+            }
+        }
+    }
+    expanded
+}
