@@ -51,6 +51,17 @@ def test_same_bits_for_any_number_of_threads(
         np.testing.assert_array_equal(result, results[0])
 
 
+@pytest.mark.parametrize("isa", _core.available_isas())
+def test_same_bits_in_any_batch(model: rr.models.ResNet18, images: Array, isa: str) -> None:
+    _core.set_isa(isa)
+    try:
+        together = model.predict(images, batch_size=3)
+        alone = model.predict(images, batch_size=1)
+    finally:
+        _core.set_isa(None)
+    np.testing.assert_array_equal(together, alone)
+
+
 def test_num_threads_is_restored(default_threads: None) -> None:
     rr.set_num_threads(3)
     with rr.num_threads(2):

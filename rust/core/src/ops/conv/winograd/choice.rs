@@ -26,7 +26,7 @@ impl Variant {
     }
 
     /// All that can compute `work`. In 3D the tiles are 2 deep: with 4 x 4 x 4, single elements would be off by more than
-    /// 2e-5 of the scale, and the time is the same.
+    /// 2e-5 of the scale.
     pub(in super::super) fn all(work: &Work) -> Vec<Variant> {
         let window = work.window;
         if work.groups > 1 || window.stride != [1; 3] || window.dilation != [1; 3] {
@@ -60,9 +60,10 @@ const WORTH: f64 = 0.85;
 
 /// The fastest way, or `None` for the direct one.
 ///
-/// Depends on nothing but the layer, not on threads: so do the bits of the result.
+/// Depends on nothing but the layer for one sample, not on threads or on the batch: so do the bits of the result.
 pub(in super::super) fn choose(work: &Work, precision: Precision) -> Option<Variant> {
-    let direct = work.flops() as f64 / 2.0 + DIRECT_STREAM * (work.window.taps() * work.input.c * work.output.c) as f64;
+    let flops = work.flops() as f64 / work.output.n as f64;
+    let direct = flops / 2.0 + DIRECT_STREAM * (work.window.taps() * work.input.c * work.output.c) as f64;
     Variant::all(work)
         .into_iter()
         .filter(|variant| precision == Precision::Default || !variant.0.contains(&Axis::F4))
@@ -73,13 +74,14 @@ pub(in super::super) fn choose(work: &Work, precision: Precision) -> Option<Vari
 }
 
 impl Variant {
-    /// Time in multiply-adds: the products, tiles that reach over the border included, the transforms, the weights.
+    /// Time of one sample in multiply-adds: the products, tiles that reach over the border included, the transforms, the
+    /// weights.
     fn cost(self, work: &Work) -> f64 {
         let (c, k) = (work.input.c, work.output.c);
         let slots: usize = self.0.iter().map(|axis| axis.points()).product();
         let dims = work.output.dims();
         let tiles: usize = (0..3).map(|axis| dims[axis].div_ceil(self.0[axis].outputs())).product();
-        let products = (work.output.n * tiles * slots) as f64;
+        let products = (tiles * slots) as f64;
         let weights = slots * c * k;
         let elements = products * (c + k) as f64;
         // As in the choice of blocks: either weights are read for every block, or threads share V and M.
