@@ -1,7 +1,7 @@
 //! From the activations to the products' operands and back: the transforms of all axes for a run of tiles.
 //!
-//! A tile of `points` inputs (d, h, w) becomes one row in each of as many matrices V[slot] (tiles, c); the products
-//! M[slot] = V[slot] U[slot] (tiles, k) become a tile of outputs. Each vector of channels passes the axes one by one, over
+//! A tile of `points` inputs (d, h, w) becomes one row in each of as many matrices `V[slot] (tiles, c)`; the products
+//! `M[slot] = V[slot] U[slot] (tiles, k)` become a tile of outputs. Each vector of channels passes the axes one by one, over
 //! a workspace of `points` vectors that stays in the first-level cache: w, h, d on the way in, d, h, w on the way out.
 
 use std::ops::Range;
