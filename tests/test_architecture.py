@@ -257,6 +257,7 @@ PYTHON_RANKS = {
     "arrays": 2,
     "config": 2,
     "graph": 2,
+    "window": 1,
     "runtime": 2,
     "images": 3,
     "weights": 3,

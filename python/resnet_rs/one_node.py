@@ -11,8 +11,9 @@ import numpy as np
 from . import _core
 from .arrays import as_float32, real_array
 from .errors import ShapeError
-from .graph import Builder, Padding, Tensor, Triple, lift_padding
+from .graph import Builder, Tensor
 from .runtime import require_memory
+from .window import Padding, Triple, lift_padding
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray

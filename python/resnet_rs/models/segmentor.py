@@ -9,8 +9,9 @@ from typing import Any, NamedTuple
 from resnet_rs.arrays import checked_shape
 from resnet_rs.checks import check_choice, check_int, check_sizes
 from resnet_rs.errors import ArgumentError, ShapeError, UnknownArgumentError, suggest
-from resnet_rs.graph import Builder, Graph, Tensor, Triple
+from resnet_rs.graph import Builder, Graph, Tensor
 from resnet_rs.model import Model
+from resnet_rs.window import Triple
 
 from .decoder import Level
 from .registry import find

@@ -13,8 +13,9 @@ from typing import Any
 from resnet_rs.checks import check_choice, check_size
 from resnet_rs.config import ACTIVATIONS
 from resnet_rs.errors import ArgumentError
-from resnet_rs.graph import Builder, Tensor, Triple
+from resnet_rs.graph import Builder, Tensor
 from resnet_rs.model import Model
+from resnet_rs.window import Triple
 
 from .decoder import FUNCTION_SLOPE, Level, activate
 from .registry import register_segmentor
