@@ -266,13 +266,15 @@ PYTHON_RANKS = {
     "one_node": 3,
     "functional": 4,
     "summary": 3,
-    "model": 4,
-    "doctor": 5,
-    "models": 5,
-    "nn": 6,
-    "__init__": 6,
-    "cli": 7,
-    "__main__": 8,
+    "symbolic": 1,
+    "parameters": 4,
+    "model": 5,
+    "doctor": 6,
+    "models": 6,
+    "nn": 7,
+    "__init__": 7,
+    "cli": 8,
+    "__main__": 9,
 }
 
 
