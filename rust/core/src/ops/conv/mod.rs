@@ -10,6 +10,7 @@
 //! | `grouped` | few channels per group: a vector spans several groups |
 //! | `transposed` | the transposed convolution, as direct convolutions |
 //! | `winograd` | kernels of 3 taps and stride 1, with fewer multiplications |
+//! | `sparse` | windows that hardly see anything but padding |
 //!
 //! The norm that follows is folded into weights and bias; residual and activation run in registers.
 
@@ -17,6 +18,7 @@ mod block;
 mod blocking;
 mod direct;
 mod grouped;
+mod sparse;
 mod stage;
 mod transposed;
 mod weights;
@@ -31,6 +33,7 @@ use crate::window::Window;
 use blocking::{Grid, Work};
 use direct::Direct;
 use grouped::Grouped;
+use sparse::{Direction, Sparse};
 use weights::Weights;
 use winograd::{Variant, Winograd};
 
@@ -120,6 +123,11 @@ impl Conv {
         let weights =
             Weights { values: own[0], scale: &scale, groups: self.groups, channels, taps: self.window.taps() };
         let Epilogue { residual, activation, .. } = self.epilogue;
+        if sparse::pays(&work) {
+            let weight = |k, c, tap| weights.values[(k * channels + c) * weights.taps + tap];
+            let (kind, shift) = ((Direction::Forward, window, groups), (&scale[..], &shift[..]));
+            return Box::new(Sparse::new(context, kind, &self.epilogue, shift, weight));
+        }
         if grouped::supports(isa, &work) {
             let packed = context.packed("grouped", || grouped::pack(isa, &work, own[0], &scale));
             let bias = context.packed("shift", || Buffer::copy_of(&shift));
