@@ -72,8 +72,10 @@ def resolve_encoder(
         data_format = data_format or "channels_last"
         shape, rank, channels = checked_shape("input_shape", input_shape, data_format)
         constructor = find(encoder_name)
-        if not issubclass(constructor, ResNetModel):
-            raise ArgumentError(f"encoder_name: expected the name of a residual network, got {encoder_name!r}")
+        if not isinstance(constructor, type) or not issubclass(constructor, ResNetModel):
+            raise ArgumentError(
+                f"encoder_name: expected a residual network of list_models() that is not lucid's, got {encoder_name!r}"
+            )
         # The encoder alone takes any size: which ones fit is the segmentation network's business.
         free: list[int | None] = [None] * rank
         free = [channels, *free] if data_format == "channels_first" else [*free, channels]
