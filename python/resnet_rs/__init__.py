@@ -21,12 +21,15 @@ if TYPE_CHECKING:
         MemoryLimitError,
         ResnetError,
         ShapeError,
+        StateError,
         UnknownArgumentError,
         UnknownNameError,
         WeightsError,
     )
     from .models import Model, Sequential, create_model, from_config, from_weights, list_models, load, save
     from .runtime import cpu_info, get_num_threads, num_threads, set_num_threads, show_versions
+
+    from .training import callbacks, data, losses, metrics, optimizers, schedules
 
     __version__: str
 
@@ -39,13 +42,16 @@ __all__ = [
     "ResnetError",
     "Sequential",
     "ShapeError",
+    "StateError",
     "UnknownArgumentError",
     "UnknownNameError",
     "WeightsError",
     "__version__",
     "blocks",
+    "callbacks",
     "cpu_info",
     "create_model",
+    "data",
     "errors",
     "from_config",
     "from_weights",
@@ -56,11 +62,15 @@ __all__ = [
     "layers",
     "list_models",
     "load",
+    "losses",
+    "metrics",
     "models",
     "nn",
     "num_threads",
+    "optimizers",
     "runtime",
     "save",
+    "schedules",
     "set_num_threads",
     "show_versions",
     "weights",
@@ -74,6 +84,7 @@ _SOURCES = {
         "MemoryLimitError",
         "ResnetError",
         "ShapeError",
+        "StateError",
         "UnknownArgumentError",
         "UnknownNameError",
         "WeightsError",
@@ -84,6 +95,7 @@ _SOURCES = {
 }
 _ORIGIN = {name: module for module, names in _SOURCES.items() for name in names}
 _MODULES = ("blocks", "errors", "functional", "graph", "images", "layers", "models", "nn", "runtime", "weights")
+_TRAINING = ("callbacks", "data", "losses", "metrics", "optimizers", "schedules")
 
 
 def __getattr__(name: str) -> object:
@@ -91,6 +103,8 @@ def __getattr__(name: str) -> object:
 
     if name in _MODULES:
         return import_module(f".{name}", __name__)
+    if name in _TRAINING:
+        return import_module(f".training.{name}", __name__)
     if name in _ORIGIN:
         value: object = getattr(import_module(f".{_ORIGIN[name]}", __name__), name)
     elif name == "__version__":

@@ -18,6 +18,7 @@ __all__ = [
     "MemoryLimitError",
     "ResnetError",
     "ShapeError",
+    "StateError",
     "UnknownArgumentError",
     "UnknownNameError",
     "WeightsError",
@@ -63,6 +64,10 @@ class WeightsError(ResnetError, ValueError):
 
 class FileFormatError(ResnetError, ValueError):
     """A file is corrupt, truncated, hostile or of a kind that is not supported."""
+
+
+class StateError(ResnetError, RuntimeError):
+    """Something was asked for before what it needs: training before `compile`, backward before forward."""
 
 
 class MemoryLimitError(ResnetError, MemoryError):
