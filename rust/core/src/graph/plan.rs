@@ -5,9 +5,10 @@ use std::ops::Range;
 
 use super::fuse::{Fused, fuse};
 use super::memory::{Demand, place};
-use super::spec::{Graph, infer};
+use super::spec::{Graph, Node, infer};
 use crate::error::Result;
-use crate::ops::{Compile, Packs, Step, gather};
+use crate::ops::{Compile, Packing, Packs, Step, gather};
+use crate::parallel::run_with;
 use crate::params::Params;
 use crate::shape::Shape;
 use crate::simd::Isa;
@@ -58,27 +59,25 @@ impl Plan {
         let Fused { nodes, outputs } = fuse(graph, &key.outputs);
         let shapes = infer(&nodes, &key.inputs)?;
 
-        let mut packed = Vec::new();
-        let steps: Vec<Option<Box<dyn Step>>> = nodes
-            .iter()
-            .zip(&shapes)
-            .map(|(node, &output)| {
+        let mut made = Vec::new();
+        let steps: Vec<Option<Box<dyn Step>>> = run_with(key.threads, |pool| {
+            let compile = |(node, &output): (&Node, &Shape)| {
                 let inputs: Vec<Shape> = node.inputs.iter().map(|&input| shapes[input]).collect();
                 let parameters: Vec<&[f32]> = node.parameters.iter().map(|&number| params.value(number)).collect();
-                let packs = packs.entry(node.parameters.clone()).or_default();
+                let known = packs.entry(node.parameters.clone()).or_default();
                 let mut context = Compile {
                     isa: key.isa,
-                    threads: key.threads,
+                    pool,
                     inputs: &inputs,
                     output,
                     parameters: &parameters,
-                    packs,
-                    packed: &mut packed,
+                    packing: Packing::Shared { known, made: &mut made },
                 };
                 (!node.is_input()).then(|| node.op.compile(&mut context))
-            })
-            .collect();
-        gather(&packed);
+            };
+            nodes.iter().zip(&shapes).map(compile).collect()
+        });
+        gather(&made);
 
         let mut demands: Vec<Demand> = shapes
             .iter()

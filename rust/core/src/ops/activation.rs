@@ -142,6 +142,55 @@ impl Activation {
         }
     }
 
+    /// Whether [`Activation::backward`] takes the output, which most networks keep anyway; it takes the input otherwise.
+    pub fn backward_takes_output(self) -> bool {
+        !matches!(self, Self::Silu | Self::Gelu | Self::HardSigmoid | Self::HardSwish)
+    }
+
+    /// `d_y * f'(x)`, where `value` is `f(x)` or `x` (see [`Activation::backward_takes_output`]).
+    ///
+    /// Where a function has a kink, its derivative is that of the side where it is constant, as in PyTorch.
+    #[inline(always)]
+    pub fn backward<S: Simd>(self, simd: S, value: S::V, d_y: S::V) -> S::V {
+        let (zero, one) = (simd.splat(0.0), simd.splat(1.0));
+        let within = |low: f32, high: f32, inside: S::V, outside: S::V| {
+            let below = simd.select(simd.less(value, simd.splat(high)), inside, outside);
+            simd.select(simd.less(simd.splat(low), value), below, outside)
+        };
+        match self {
+            Self::Linear => d_y,
+            Self::Relu => simd.select(simd.less(zero, value), d_y, zero),
+            Self::Relu6 => within(0.0, 6.0, d_y, zero),
+            Self::LeakyRelu(slope) => {
+                simd.select(simd.less(zero, value), d_y, simd.mul(d_y, simd.splat(slope)))
+            }
+            Self::Elu(slope) => {
+                let below = simd.mul(d_y, simd.add(value, simd.splat(slope)));
+                simd.select(simd.less(zero, value), d_y, below)
+            }
+            Self::Sigmoid => simd.mul(d_y, simd.mul(value, simd.sub(one, value))),
+            Self::Tanh => simd.mul(d_y, simd.sub(one, simd.mul(value, value))),
+            Self::Silu => {
+                let sigmoid = math::sigmoid(simd, value);
+                let rest = simd.fma(value, simd.sub(one, sigmoid), one);
+                simd.mul(d_y, simd.mul(sigmoid, rest))
+            }
+            Self::Gelu => {
+                let erf = math::erf(simd, simd.mul(value, simd.splat(std::f32::consts::FRAC_1_SQRT_2)));
+                let share = simd.mul(simd.splat(0.5), simd.add(one, erf));
+                let density = math::exp(simd, simd.mul(simd.mul(value, value), simd.splat(-0.5)));
+                let density = simd.mul(density, simd.splat(0.398_942_28));
+                simd.mul(d_y, simd.fma(value, density, share))
+            }
+            Self::HardSigmoid => within(-3.0, 3.0, simd.mul(d_y, simd.splat(1.0 / 6.0)), zero),
+            Self::HardSwish => {
+                let inside = simd.mul(d_y, simd.fma(value, simd.splat(1.0 / 3.0), simd.splat(0.5)));
+                let above = simd.select(simd.less(simd.splat(-3.0), value), d_y, zero);
+                within(-3.0, 3.0, inside, above)
+            }
+        }
+    }
+
     /// Applies the function to `values` in place.
     #[inline(always)]
     pub fn apply_slice<S: Simd>(self, simd: S, values: &mut [f32]) {

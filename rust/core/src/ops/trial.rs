@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Attributes, Compile, Io, Op, Packs, Parameter, Role, Value, gather, parse};
+use super::{Attributes, Compile, Io, Op, Packing, Packs, Parameter, Role, Value, gather, parse};
 use crate::buffer::Buffer;
 use crate::parallel::run_with;
 use crate::shape::Shape;
@@ -85,13 +85,13 @@ impl Trial {
         let shape = self.output();
         let inputs: Vec<&[f32]> = self.inputs.iter().map(Vec::as_slice).collect();
         let parameters: Vec<&[f32]> = self.parameters.iter().map(Vec::as_slice).collect();
-        let mut packs = Packs::new();
-        let (shapes, parameters, packs) = (&self.shapes, &parameters, &mut packs);
-        let mut packed = Vec::new();
-        let packed = &mut packed;
-        let step =
-            self.op.compile(&mut Compile { isa, threads, inputs: shapes, output: shape, parameters, packs, packed });
-        gather(packed);
+        let mut made = Vec::new();
+        let step = run_with(threads, |pool| {
+            let packing = Packing::Shared { known: &mut Packs::new(), made: &mut made };
+            let (inputs, parameters) = (&self.shapes, &parameters);
+            self.op.compile(&mut Compile { isa, pool, inputs, output: shape, parameters, packing })
+        });
+        gather(&made);
         let mut output = vec![f32::NAN; shape.len()];
         let mut scratch = Buffer::zeroed(step.scratch());
         scratch.fill(f32::NAN);

@@ -57,7 +57,8 @@ impl Op for Upsample {
     }
 
     fn compile(&self, context: &mut Compile<'_>) -> Box<dyn Step> {
-        let Compile { isa, threads, inputs, output, .. } = *context;
+        let Compile { isa, inputs, output, .. } = *context;
+        let threads = context.threads();
         let (input, sizes) = (inputs[0], output.dims());
         if self.mode == Mode::Linear {
             return Box::new(UpsampleStep::linear(isa, threads, input, output));
@@ -99,7 +100,8 @@ impl Op for Resize {
     }
 
     fn compile(&self, context: &mut Compile<'_>) -> Box<dyn Step> {
-        let Compile { isa, threads, inputs, output, .. } = *context;
+        let Compile { isa, inputs, output, .. } = *context;
+        let threads = context.threads();
         Box::new(UpsampleStep::linear(isa, threads, inputs[0], output))
     }
 }

@@ -4,7 +4,7 @@ use super::*;
 use crate::buffer::Buffer;
 use crate::ops::activation::Activation;
 use crate::ops::batch_norm::BatchNorm;
-use crate::ops::{Io, gather};
+use crate::ops::{Io, Packing, gather};
 use crate::parallel;
 use crate::simd::Isa;
 use crate::testing::{assert_close, for_each_isa, naive_conv, random};
@@ -55,21 +55,22 @@ impl Case {
         let (x, parameters) = (self.x(), self.parameters());
         let residual = random(7, self.output().len());
         let parameters: Vec<&[f32]> = parameters.iter().map(Vec::as_slice).collect();
-        let mut packed = Vec::new();
-        let mut context = Compile {
-            isa,
-            threads,
-            inputs: &[self.input],
-            output: self.output(),
-            parameters: &parameters,
-            packs: &mut Default::default(),
-            packed: &mut packed,
-        };
-        let step = match self.winograd {
-            None => self.conv.compile(&mut context),
-            Some(variant) => self.conv.compile_as(&mut context, |_| Some(variant)),
-        };
-        gather(&packed);
+        let mut made = Vec::new();
+        let step = parallel::run_with(threads, |pool| {
+            let mut context = Compile {
+                isa,
+                pool,
+                inputs: &[self.input],
+                output: self.output(),
+                parameters: &parameters,
+                packing: Packing::Shared { known: &mut Default::default(), made: &mut made },
+            };
+            match self.winograd {
+                None => self.conv.compile(&mut context),
+                Some(variant) => Box::new(self.conv.compile_as(&mut context, |_| Some(variant))),
+            }
+        });
+        gather(&made);
         // Neither output nor scratch memory is clean in a network.
         let mut output = vec![f32::NAN; self.output().len()];
         let mut scratch = Buffer::copy_of(&vec![f32::NAN; step.scratch()]);
@@ -198,7 +199,7 @@ fn vectors_of_groups() {
         }
         let mut case = Case::new(Shape::new(1, [1, 9, 9], 64), 64, windows[0]).groups(64 / per_group);
         for activation in [Activation::Relu, Activation::Silu] {
-            let norm = Some(BatchNorm { epsilon: 1e-3, momentum: 0.9 });
+            let norm = Some(BatchNorm { epsilon: 1e-3, momentum: 0.9, unbiased: false });
             case.conv.epilogue = Epilogue { norm, residual: true, activation };
             case.check();
         }
@@ -229,7 +230,7 @@ fn epilogues() {
             {
                 let mut case = Case::new(Shape::new(2, [1, 6, 17], 8), 35, window);
                 case.conv.bias = bias;
-                let norm = norm.then_some(BatchNorm { epsilon: 1e-3, momentum: 0.9 });
+                let norm = norm.then_some(BatchNorm { epsilon: 1e-3, momentum: 0.9, unbiased: false });
                 case.conv.epilogue = Epilogue { norm, residual, activation };
                 case.check();
             }
@@ -271,7 +272,7 @@ fn winograd_epilogues() {
             for (bias, norm, residual) in [(true, true, true), (false, true, false), (false, false, true)] {
                 let mut case = Case::new(Shape::new(2, [2, 6, 7], 8), 35, window);
                 case.conv.bias = bias;
-                let norm = norm.then_some(BatchNorm { epsilon: 1e-3, momentum: 0.9 });
+                let norm = norm.then_some(BatchNorm { epsilon: 1e-3, momentum: 0.9, unbiased: false });
                 case.conv.epilogue = Epilogue { norm, residual, activation };
                 case.check_winograd();
             }

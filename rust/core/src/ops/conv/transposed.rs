@@ -107,7 +107,7 @@ impl Op for ConvTranspose {
 impl ConvTranspose {
     /// The convolution that computes the outputs `offset`, `offset + stride`, ...
     fn phase(&self, context: &mut Compile<'_>, offset: [usize; 3]) -> Direct {
-        let Compile { isa, threads, .. } = *context;
+        let Compile { isa, pool, .. } = *context;
         let (input, full) = (context.inputs[0], context.output);
         let stride = self.window.stride;
         let (mut kernel, mut first, mut padding, mut dims) = ([0; 3], [0; 3], [[0; 2]; 3], [0; 3]);
@@ -128,18 +128,19 @@ impl ConvTranspose {
         let strides = [dense[0], dense[1] * stride[0], dense[2] * stride[1], dense[3] * stride[2]];
         let start = (0..3).map(|axis| offset[axis] * dense[axis + 1]).sum();
         let (groups, grid) = (self.groups, Grid { start, strides });
-        let work = Work { window, input, output, grid, groups, tile: isa.tile(), threads };
+        let work = Work { window, input, output, grid, groups, tile: isa.tile(), threads: pool.threads() };
         let own = self.epilogue.own_parameters(context.parameters);
         let norm = self.epilogue.scale_shift(context.parameters);
         let (scale, shift) = super::scale_shift(self.filters, own.get(1).copied(), norm);
         let panels = direct::panels(isa, &work);
         let channels = input.c / groups;
         let layout = format!("phase {offset:?} {kernel:?}");
-        let packed = context.packed(&layout, || {
+        let packed = context.packed(&layout, groups * panels.len(), |packed| {
             let values = self.taps(own[0], channels, kernel, first);
-            Weights { values: &values, scale: &scale, groups, channels, taps: window.taps() }.pack(panels)
+            Weights::new(&values, Some(&scale), groups, channels, window.taps()).pack(panels, packed, pool);
         });
-        let bias = context.packed("bias", || weights::pad(&shift, groups, panels));
+        let length = groups * panels.padded_columns();
+        let bias = context.packed("bias", length, |bias| weights::pad(&shift, panels, bias));
         let Epilogue { residual, activation, .. } = self.epilogue;
         Direct::new(isa, work, [packed, bias], residual, activation)
     }
@@ -203,7 +204,7 @@ mod tests {
     use super::*;
     use crate::buffer::Buffer;
     use crate::ops::activation::Activation;
-    use crate::ops::gather;
+    use crate::ops::{Packing, gather};
     use crate::parallel;
     use crate::simd::Isa;
     use crate::testing::{assert_close, for_each_isa, random};
@@ -235,9 +236,12 @@ mod tests {
 
     fn run(op: &ConvTranspose, input: Shape, parameters: &[&[f32]], x: &[f32], isa: Isa, threads: usize) -> Vec<f32> {
         let output = op.infer(&[input]).unwrap();
-        let (packs, packed) = (&mut Default::default(), &mut Vec::new());
-        let step = op.compile(&mut Compile { isa, threads, inputs: &[input], output, parameters, packs, packed });
-        gather(packed);
+        let mut made = Vec::new();
+        let step = parallel::run_with(threads, |pool| {
+            let packing = Packing::Shared { known: &mut Default::default(), made: &mut made };
+            op.compile(&mut Compile { isa, pool, inputs: &[input], output, parameters, packing })
+        });
+        gather(&made);
         let mut y = vec![f32::NAN; output.len()];
         let mut scratch = Buffer::copy_of(&vec![f32::NAN; step.scratch()]);
         parallel::run_with(threads, |pool| {

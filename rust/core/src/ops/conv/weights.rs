@@ -1,51 +1,86 @@
 //! Packs the weights of a convolution, scaled by the norm that follows it.
 
-use crate::buffer::Buffer;
 use crate::gemm::Panels;
+use crate::parallel::{Pool, SharedMut};
 
-/// Weights in PyTorch's layout `(k, c / groups, kd, kh, kw)`.
+/// The weights of a convolution, wherever they lie.
 #[derive(Clone, Copy)]
 pub(super) struct Weights<'a> {
-    pub(super) values: &'a [f32],
-    /// Of each output channel.
-    pub(super) scale: &'a [f32],
-    pub(super) groups: usize,
-    /// Input channels of a group.
+    values: &'a [f32],
+    /// Of each output channel; 1 if there is none.
+    scale: Option<&'a [f32]>,
+    /// Output and input channels of a group.
+    filters: usize,
     pub(super) channels: usize,
+    pub(super) groups: usize,
     pub(super) taps: usize,
+    /// Whether they are those of the convolution that this one is the adjoint of.
+    adjoint: bool,
 }
 
-impl Weights<'_> {
-    /// Panels of output channels for each group; rows are `(tap, c)`.
-    pub(super) fn pack(&self, panels: Panels) -> Buffer {
+impl<'a> Weights<'a> {
+    /// Weights in PyTorch's layout, `(k, c / groups, taps)`, each output channel times its `scale`.
+    pub(super) fn new(values: &'a [f32], scale: Option<&'a [f32]>, groups: usize, channels: usize, taps: usize) -> Self {
+        let filters = values.len() / (groups * channels * taps);
+        Self { values, scale, filters, channels, groups, taps, adjoint: false }
+    }
+
+    /// For the gradient of a convolution's input: channels change places and taps their order. `channels` and `filters` are
+    /// those of a group of the convolution whose weights `values` are.
+    pub(super) fn adjoint(values: &'a [f32], groups: usize, [channels, filters]: [usize; 2], taps: usize) -> Self {
+        Self { values, scale: None, filters: channels, channels: filters, groups, taps, adjoint: true }
+    }
+
+    /// The number of weights.
+    pub(super) fn len(&self) -> usize {
+        self.values.len()
+    }
+
+    /// The weight of output channel `k`, channel `c` of its group, and `tap`, without its scale.
+    #[inline(always)]
+    pub(super) fn raw(&self, k: usize, c: usize, tap: usize) -> f32 {
+        if self.adjoint {
+            let group = k / self.filters;
+            let row = group * self.channels + c;
+            self.values[(row * self.filters + k - group * self.filters) * self.taps + self.taps - 1 - tap]
+        } else {
+            self.values[(k * self.channels + c) * self.taps + tap]
+        }
+    }
+
+    /// The factor of output channel `k`.
+    #[inline(always)]
+    pub(super) fn scale(&self, k: usize) -> f32 {
+        self.scale.map_or(1.0, |scale| scale[k])
+    }
+
+    /// Writes panels of output channels for each group; rows are `(tap, c)`. What only fills up a panel is not written.
+    pub(super) fn pack(&self, panels: Panels, packed: &mut [f32], pool: &Pool) {
         let (taps, channels) = (self.taps, self.channels);
-        let mut packed = Buffer::zeroed(self.groups * panels.len());
-        for group in 0..self.groups {
-            let out = &mut packed[group * panels.len()..(group + 1) * panels.len()];
-            for index in 0..panels.count() {
-                let panel = panels.panel(index);
-                let stride = panel.columns.next_multiple_of(panels.lanes());
-                let k = group * panels.columns + panel.column;
-                for c in 0..channels {
-                    for tap in 0..taps {
-                        let row = &mut out[panel.start + (tap * channels + c) * stride..][..panel.columns];
-                        for (column, to) in row.iter_mut().enumerate() {
-                            let k = k + column;
-                            *to = self.values[(k * channels + c) * taps + tap] * self.scale[k];
-                        }
+        let count = panels.count();
+        let packed = SharedMut::new(packed);
+        pool.for_each(self.groups * count, |task| {
+            let (group, panel) = (task / count, panels.panel(task % count));
+            let stride = panel.columns.next_multiple_of(panels.lanes());
+            let start = group * panels.len() + panel.start;
+            // SAFETY: panels do not overlap.
+            let out = unsafe { packed.slice_mut(start..start + panels.rows * stride) };
+            let k = group * panels.columns + panel.column;
+            for c in 0..channels {
+                for tap in 0..taps {
+                    let row = &mut out[(tap * channels + c) * stride..][..panel.columns];
+                    for (column, to) in row.iter_mut().enumerate() {
+                        *to = self.raw(k + column, c, tap) * self.scale(k + column);
                     }
                 }
             }
-        }
-        packed
+        });
     }
 }
 
-/// `values` of each output channel, padded group by group as the columns of `panels` are.
-pub(super) fn pad(values: &[f32], groups: usize, panels: Panels) -> Buffer {
-    let mut padded = Buffer::zeroed(groups * panels.padded_columns());
+/// Writes `values` of each output channel, padded group by group as the columns of `panels` are.
+pub(super) fn pad(values: &[f32], panels: Panels, padded: &mut [f32]) {
     for (to, from) in padded.chunks_exact_mut(panels.padded_columns()).zip(values.chunks_exact(panels.columns)) {
         to[..from.len()].copy_from_slice(from);
     }
-    padded
 }
