@@ -71,7 +71,7 @@ def test_num_threads_is_restored(default_threads: None) -> None:
 
 @pytest.mark.parametrize("threads", [0, -1, 10**9])
 def test_absurd_numbers_of_threads_are_refused(threads: int) -> None:
-    with pytest.raises((rr.ResnetError, OverflowError), match=r"threads|negative"):
+    with pytest.raises(rr.ArgumentError, match="threads"):
         rr.set_num_threads(threads)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -11,14 +11,16 @@ import numpy as np
 from . import _core
 from .arrays import DataFormat, as_float32, checked_input, checked_shape
 from .checks import check_int, check_size
-from .errors import ArgumentError, ShapeError, UnknownNameError, WeightsError, suggest
+from .errors import ArgumentError, ShapeError, UnknownNameError, suggest
+from .parameters import Parameters
+from .profile import Profile
 from .runtime import require_memory
+from .symbolic import SymbolicTensor
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
     from .graph import Graph
-    from .weights import Report
 
 __all__ = ["Model", "SymbolicTensor"]
 
@@ -28,28 +30,7 @@ _PROBE = 64
 _CONSTRUCTORS: dict[str, type[Model]] = {}
 
 
-class SymbolicTensor:
-    """The shape that an output will have; None stands for a size that is not known before an input comes.
-
-    >>> SymbolicTensor((None, 112, 112, 64))
-    <shape=(None, 112, 112, 64)>
-    """
-
-    def __init__(self, shape: tuple[int | None, ...]) -> None:
-        self.shape = shape
-        self.dtype = np.dtype(np.float32)
-
-    def __repr__(self) -> str:
-        return f"<shape={self.shape}>"
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, SymbolicTensor) and self.shape == other.shape
-
-    def __hash__(self) -> int:
-        return hash(self.shape)
-
-
-class Model:
+class Model(Parameters):
     """A network with its weights. Use a constructor of `resnet_rs.models`, `create_model` or `rr.load` to get one.
 
     Args:
@@ -145,20 +126,6 @@ class Model:
         """
         return {label: self._symbolic(label) for label in self._labels if label != "output"}
 
-    def count_params(self) -> int:
-        """Number of all parameters, running statistics included."""
-        return sum(_size(shape) for shape, _, _ in self._parameters.values())
-
-    @property
-    def trainable_params(self) -> int:
-        """Number of parameters that training changes by gradients."""
-        return sum(_size(shape) for shape, trainable, _ in self._parameters.values() if trainable)
-
-    @property
-    def non_trainable_params(self) -> int:
-        """Number of parameters that training does not change by gradients: the running statistics."""
-        return self.count_params() - self.trainable_params
-
     def summary(self) -> None:
         """Print a table of the layers with their output shapes and parameters, and the totals."""
         from .summary import summary_text
@@ -168,10 +135,6 @@ class Model:
     def node_shapes(self) -> list[tuple[int | None, ...]]:
         """Output shape of every node of `graph`, as `predict` would return it, with None for the batch size."""
         return [self._symbolic_node(node) for node in range(len(self.graph.nodes))]
-
-    def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
-        """Name and shape of every parameter, in the order of `state_dict`."""
-        return {name: shape for name, (shape, _, _) in self._parameters.items()}
 
     # -- what it computes ---------------------------------------------------------------------------------------------
 
@@ -211,7 +174,7 @@ class Model:
         labels = [label for label in self._labels if label != "output"]
         return dict(zip(labels, self._compute(x, labels, batch_size, 0), strict=True))
 
-    def profile(self, x: ArrayLike, repeats: int = 5) -> list[dict[str, Any]]:
+    def profile(self, x: ArrayLike, repeats: int = 5) -> Profile:
         """Compute the output for one batch and tell where the time goes.
 
         Args:
@@ -219,8 +182,9 @@ class Model:
             repeats: how often it is computed; the least time of each step counts.
 
         Returns:
-            One dict per step of the plan (layers that were fused are one): "name", "algorithm", "output_shape"
-            (n, d, h, w, c), "flops" (of the direct form of the operator) and "milliseconds".
+            A list that shows itself as a table, with one dict per step of the plan (layers that were fused are one):
+            "name", "algorithm", "output_shape" (n, d, h, w, c), "flops" (of the direct form of the operator),
+            "milliseconds", "gflop_per_second" and "share" of the whole time.
         """
         repeats = check_size("repeats", repeats)
         array = self._input(x)
@@ -229,8 +193,39 @@ class Model:
         batch, node = self._batch_shape(array, len(array)), self.graph.outputs["output"]
         self._check_memory(batch, [node], 0)
         self._initialise()
-        steps = self._network.profile([as_float32(array).reshape(batch)], [node], repeats)
-        return [dict(step) for step in steps]
+        return Profile(self._network.profile([as_float32(array).reshape(batch)], [node], repeats))
+
+    def plan(self, x: ArrayLike | tuple[int, ...] | None = None, repeats: int = 5) -> Profile:
+        """Return which algorithm computes each layer, and how fast: the table of `resnet-rs bench MODEL --layers`.
+
+        Args:
+            x: a batch as in `predict`, or the shape of one as a tuple, which is filled with random numbers; default is
+                one sample of `input_shape`.
+            repeats: as in `profile`, whose result and errors this has.
+
+        Raises:
+            ArgumentError: no `x`, and `input_shape` has free sizes.
+
+        >>> import resnet_rs as rr
+        >>> plan = rr.models.ResNet20().plan((1, 32, 32, 3))  # shown as a table
+        >>> plan[0]["name"], plan[0]["output_shape"]
+        ('conv1', (1, 1, 32, 32, 16))
+        """
+        if x is None:
+            if None in self.input_shape[1:]:
+                raise ArgumentError(f"x: {self.name} takes any size: a shape is needed, such as {self._example()}")
+            x = self._example()
+        if isinstance(x, tuple) and all(isinstance(size, int) for size in x):
+            sizes = [check_int(f"x[{axis}]", size, 0, 2**31 - 1) for axis, size in enumerate(x)]
+            # An array that needs no memory stands for the batch until it is known to fit.
+            batch = self._input(np.broadcast_to(np.float32(0), sizes))
+            self._check_memory(self._batch_shape(batch, len(batch)), [], batch.size)
+            x = np.random.default_rng(0).standard_normal(sizes, dtype=np.float32)
+        return self.profile(x, repeats)
+
+    def _example(self) -> tuple[int, ...]:
+        """The shape of one sample, with a stand-in for free sizes."""
+        return (1, *(_PROBE if size is None else size for size in self.input_shape[1:]))
 
     def _input(self, x: ArrayLike) -> NDArray[Any]:
         """The user's batch, checked, as a view with the channels last."""
@@ -245,7 +240,7 @@ class Model:
         batch = max(1, min(batch_size, count))
         # An empty batch has outputs of a shape as well: that of one sample.
         shapes = [self._output_shapes(self._batch_shape(array, 1))[node][1:] for node in nodes]
-        self._check_memory(self._batch_shape(array, batch), nodes, count * sum(map(_size, shapes)))
+        self._check_memory(self._batch_shape(array, batch), nodes, count * sum(map(math.prod, shapes)))
         self._initialise()
         results = [
             np.empty((count, *self._trim(shape, node)), np.float32) for shape, node in zip(shapes, nodes, strict=True)
@@ -260,84 +255,6 @@ class Model:
             if verbose:
                 _progress(self.name, stop, count)
         return [self._format.from_last_array(result) for result in results]
-
-    # -- weights ------------------------------------------------------------------------------------------------------
-
-    def state_dict(self) -> dict[str, NDArray[np.float32]]:
-        """Return a copy of every parameter under its name (torchvision's), kernels as (out, in / groups, *kernel)."""
-        self._initialise()
-        return {name: self._network.get(name).reshape(shape) for name, (shape, _, _) in self._parameters.items()}
-
-    def load_state_dict(self, state: Mapping[str, ArrayLike], strict: bool = True) -> Report:
-        """Set parameters from arrays under the names and shapes of `state_dict`; see `load_weights`."""
-        return self.load_weights(state, naming="native", strict=strict)
-
-    def load_weights(
-        self,
-        src: str | os.PathLike[str] | Mapping[str, Any],
-        naming: str = "auto",
-        strict: bool = True,
-        adapt: bool = False,
-    ) -> Report:
-        """Read weights from a file, or take them from a mapping of names to arrays.
-
-        Args:
-            src: `.safetensors`, or a PyTorch checkpoint (`.pth`, `.pt`, `.th`, `.ckpt`), which is read without running
-                anything in it; or a mapping.
-            naming: whose names they are: "torchvision", "timm", "keras", "lucid", "netspresso", "native", or "auto" to
-                recognise them.
-            strict: refuse names that are missing or left over. Shapes that do not fit are always refused.
-            adapt: let a stem with other input channels fit, and 2D kernels in a 3D network: channels are divided among
-                copies or added up, kernels repeated along the depth and divided by it.
-
-        Returns:
-            A report of what was loaded, missing and left over; print it.
-
-        Raises:
-            WeightsError: names or shapes do not fit; `.report` holds the table. The model keeps the weights it had.
-            FileFormatError: the file is corrupt, truncated, hostile or unknown.
-            OSError: the file cannot be read.
-            MemoryLimitError: the model is too large for the memory there is.
-        """
-        from . import weights
-
-        self._check_memory(None, [], 0)
-        tensors = src if isinstance(src, Mapping) else weights.read(src)
-        arrays = {key: np.asarray(value) for key, value in tensors.items()}
-        matched, report = weights.match(arrays, self.parameter_shapes(), naming=naming, strict=strict, adapt=adapt)
-        for name, value in matched.items():
-            self._set(name, value)
-        return report
-
-    def save_weights(self, path: str | os.PathLike[str]) -> None:
-        """Write the weights as a safetensors file, whole or not at all; `load_weights` reads it back bit for bit."""
-        from . import weights
-
-        weights.write_safetensors(path, self.state_dict(), {"format": "resnet_rs"})
-
-    def _set(self, name: str, value: NDArray[Any]) -> None:
-        shape = self._parameters[name][0]
-        if value.shape != shape:
-            raise WeightsError(f"{name}: expected shape {shape}, got {value.shape}")
-        self._network.set(name, as_float32(value).reshape(self._engine_shape(shape)))
-        self._empty.discard(name)
-
-    def _adopt(self, source: Model, prefix: str = "") -> None:
-        """Copy the weights that another model has made or loaded, as far as they are here under `prefix`."""
-        for name, (shape, _, _) in source._parameters.items():
-            if name not in source._empty and prefix + name in self._parameters:
-                self._set(prefix + name, source._network.get(name).reshape(shape))
-
-    def _initialise(self) -> None:
-        """Give every parameter that was not set its initial value."""
-        if not self._empty:
-            return
-        self._check_memory(None, [], 0)
-        from .initializers import initial_value
-
-        for name, (shape, _, start) in self._parameters.items():
-            if name in self._empty:
-                self._set(name, initial_value(start, shape, name, self._seed))
 
     # -- configuration ------------------------------------------------------------------------------------------------
 
@@ -377,16 +294,9 @@ class Model:
         _CONSTRUCTORS[cls.__name__] = cls
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _rebuild, (type(self), self._config, self.state_dict())
+        return _rebuild, (type(self), self._config, self.state_dict(), self.notes)
 
     # -- shapes and memory --------------------------------------------------------------------------------------------
-
-    def _user_shape(self, shape: Sequence[int]) -> tuple[int, ...]:
-        # In a 2D network kernels have no depth axis.
-        return (*shape[:2], *shape[3:]) if self.graph.rank == 2 and len(shape) == 5 else tuple(shape)
-
-    def _engine_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        return (*shape[:2], 1, *shape[2:]) if len(shape) == 4 else shape
 
     def _probe(self) -> tuple[int, ...]:
         """Shape of a batch of one for the engine, with a stand-in for free sizes."""
@@ -423,37 +333,29 @@ class Model:
     def _symbolic(self, label: str) -> SymbolicTensor:
         return SymbolicTensor(self._symbolic_node(self.graph.outputs[label]))
 
-    def _check_memory(self, shape: tuple[int, ...] | None, nodes: list[int], outputs: int) -> None:
+    def _check_memory(self, shape: tuple[int, ...], nodes: list[int], outputs: int) -> None:
         """Raise before allocating what cannot be had: weights not there yet, activations, outputs (elements)."""
-        needed = 4 * sum(_size(self._parameters[name][0]) for name in self._empty)
-        what = f"{self.name}: loading the weights"
-        if shape is not None:
-            n, d, h, w, c = shape
-            key = (shape, *nodes)
-            activations = self._bytes.get(key)
-            if activations is None:
-                if len(self._bytes) >= 16:
-                    self._bytes = {}
-                activations = self._bytes[key] = self._network.activation_bytes((n, d, h, w, c), nodes)
-            needed += 4 * outputs + activations
-            if not self._ran:
-                needed += 4 * self.count_params()  # the kernels' own copy of the weights, packed for them
-            sizes = self._format.from_last(shape[5 - self.graph.rank - 1 :])
-            what = f"{self.name}: a batch of shape {(n, *sizes)}"
-        require_memory(needed, what)
+        n, d, h, w, c = shape
+        key = (shape, *nodes)
+        activations = self._bytes.get(key)
+        if activations is None:
+            if len(self._bytes) >= 16:
+                self._bytes = {}
+            activations = self._bytes[key] = self._network.activation_bytes((n, d, h, w, c), nodes)
+        needed = self._missing_bytes() + 4 * outputs + activations
+        if not self._ran:
+            needed += 4 * self.count_params()  # the kernels' own copy of the weights, packed for them
+        sizes = self._format.from_last(shape[5 - self.graph.rank - 1 :])
+        require_memory(needed, f"{self.name}: a batch of shape {(n, *sizes)}")
 
 
-def _rebuild(cls: type[Model], config: Mapping[str, Any], state: Mapping[str, NDArray[np.float32]]) -> Model:
+def _rebuild(
+    cls: type[Model], config: Mapping[str, Any], state: Mapping[str, NDArray[np.float32]], notes: tuple[str, ...]
+) -> Model:
     model = cls.from_config(config)
     model.load_state_dict(state)
+    model.notes = notes
     return model
-
-
-def _size(shape: Sequence[int]) -> int:
-    product = 1
-    for size in shape:
-        product *= size
-    return product
 
 
 def _progress(name: str, done: int, count: int) -> None:

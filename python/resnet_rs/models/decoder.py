@@ -17,7 +17,8 @@ from typing import NamedTuple
 from resnet_rs.checks import check_choice, check_number, check_sizes
 from resnet_rs.config import ACTIVATIONS
 from resnet_rs.errors import ArgumentError
-from resnet_rs.graph import Builder, Tensor, Triple
+from resnet_rs.graph import Builder, Tensor
+from resnet_rs.window import Triple
 
 __all__ = [
     "NORMALIZATIONS",

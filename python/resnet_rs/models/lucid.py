@@ -20,6 +20,7 @@ from resnet_rs.checks import check_bool, check_choice, check_size, check_sizes
 from resnet_rs.config import ResNetConfig
 from resnet_rs.errors import ArgumentError, UnknownArgumentError, suggest
 
+from .registry import register_lucid
 from .resnet import ResNetModel
 
 __all__ = [
@@ -234,7 +235,8 @@ def _factory(name: str, block: Block, layers: tuple[int, ...], trainable: int, *
             block_args = {**(block_args or {}), "reduction": arguments.pop("reduction")}
         for argument in arguments:
             if argument not in _ARGUMENTS:
-                raise UnknownArgumentError(f"{name}: unknown argument '{argument}'{suggest(argument, _ARGUMENTS)}")
+                known = ("num_classes", "block_args", *_ARGUMENTS, *(("reduction",) if row.get("se") else ()))
+                raise UnknownArgumentError(f"{name}: unknown argument '{argument}'{suggest(argument, known)}")
         return ResNet(block, layers, num_classes, block_args={**row, **(block_args or {})}, **arguments)
 
     details = "".join(f", {key} {value}" for key, value in row.items() if key != "se")
@@ -246,6 +248,7 @@ def _factory(name: str, block: Block, layers: tuple[int, ...], trainable: int, *
         f"    Args:\n        num_classes: outputs.\n        **arguments: those of `ResNet`"
         f"{', and `reduction` (16)' if se else ''}.\n"
     )
+    register_lucid(factory)
     return factory
 
 

@@ -66,12 +66,13 @@ def from_weights(
     # Not with the module: reading weights costs milliseconds that building networks need not pay.
     from resnet_rs import weights
     from resnet_rs.weights.recognise import recognise
+    from resnet_rs.weights.source import checked_path
 
     naming = ""
     if isinstance(src, Mapping):
         tensors: Mapping[str, ArrayLike] = src
     else:
-        metadata = weights.read_metadata(src) if Path(src).suffix == ".safetensors" else {}
+        metadata = weights.read_metadata(src) if Path(checked_path(src)).suffix == ".safetensors" else {}
         naming = "native" if metadata.get("format") == "resnet_rs" else ""
         if "config" in metadata:
             given = {"input_shape": input_shape, "data_format": data_format}

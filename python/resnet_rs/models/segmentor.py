@@ -9,8 +9,9 @@ from typing import Any, NamedTuple
 from resnet_rs.arrays import checked_shape
 from resnet_rs.checks import check_choice, check_int, check_sizes
 from resnet_rs.errors import ArgumentError, ShapeError, UnknownArgumentError, suggest
-from resnet_rs.graph import Builder, Graph, Tensor, Triple
+from resnet_rs.graph import Builder, Graph, Tensor
 from resnet_rs.model import Model
+from resnet_rs.window import Triple
 
 from .decoder import Level
 from .registry import find
@@ -71,8 +72,10 @@ def resolve_encoder(
         data_format = data_format or "channels_last"
         shape, rank, channels = checked_shape("input_shape", input_shape, data_format)
         constructor = find(encoder_name)
-        if not issubclass(constructor, ResNetModel):
-            raise ArgumentError(f"encoder_name: expected the name of a residual network, got {encoder_name!r}")
+        if not isinstance(constructor, type) or not issubclass(constructor, ResNetModel):
+            raise ArgumentError(
+                f"encoder_name: expected a residual network of list_models() that is not lucid's, got {encoder_name!r}"
+            )
         # The encoder alone takes any size: which ones fit is the segmentation network's business.
         free: list[int | None] = [None] * rank
         free = [channels, *free] if data_format == "channels_first" else [*free, channels]

@@ -10,11 +10,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from resnet_rs.checks import check_choice, check_size
+from resnet_rs.checks import check_choice, check_size, keywords_only
 from resnet_rs.config import ACTIVATIONS
 from resnet_rs.errors import ArgumentError
-from resnet_rs.graph import Builder, Tensor, Triple
+from resnet_rs.graph import Builder, Tensor
 from resnet_rs.model import Model
+from resnet_rs.window import Triple
 
 from .decoder import FUNCTION_SLOPE, Level, activate
 from .registry import register_segmentor
@@ -69,6 +70,7 @@ class TransUNet(Segmentor):
     (46211814, (None, 64, 64, 3))
     """
 
+    @keywords_only
     def __init__(
         self,
         *,

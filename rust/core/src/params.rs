@@ -86,6 +86,28 @@ impl Params {
         self.index.get(name).copied().ok_or_else(missing)
     }
 
+    /// Where row `number` is in every buffer of this layout: values, gradients, the state of an optimiser.
+    pub fn range(&self, number: usize) -> Range<usize> {
+        self.entries[number].range.clone()
+    }
+
+    /// Elements of a buffer of this layout.
+    pub fn len(&self) -> usize {
+        self.length
+    }
+
+    /// Whether there are no parameters.
+    pub fn is_empty(&self) -> bool {
+        self.length == 0
+    }
+
+    /// All values, to be changed: they count as changed.
+    pub fn values_mut(&mut self) -> &mut [f32] {
+        self.allocate();
+        self.version += 1;
+        &mut self.values
+    }
+
     /// Sets the value of row `number`.
     ///
     /// # Errors

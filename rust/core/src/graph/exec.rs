@@ -44,12 +44,14 @@ impl Planned {
         let nowhere = 0..0;
         let read: Vec<_> =
             self.inputs.iter().map(|place| if let Place::Arena(range) = place { range } else { &nowhere }).collect();
-        let ([output, scratch], mut inputs) = carve(arena, [&self.output, &self.scratch], &read);
+        let (mut written, mut inputs) = carve(arena, &[&self.output, &self.scratch], &read);
         for (input, place) in inputs.iter_mut().zip(&self.inputs) {
             if let Place::Caller(number) = place {
                 *input = callers[*number];
             }
         }
-        self.step.forward(Io { inputs: &inputs, output, scratch, pool });
+        if let [output, scratch] = written.as_mut_slice() {
+            self.step.forward(Io { inputs: &inputs, output, scratch, pool });
+        }
     }
 }

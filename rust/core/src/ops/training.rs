@@ -11,6 +11,8 @@ use crate::parallel::Pool;
 pub struct Wants<'a> {
     /// Of each input.
     pub inputs: &'a [bool],
+    /// Of each input: whether the gradient is added to what others have contributed ([`Gradient::plus`]).
+    pub plus: &'a [bool],
     /// Of each parameter: frozen ones have none.
     pub parameters: &'a [bool],
 }

@@ -3,6 +3,7 @@
 use super::blocking::Work;
 use super::direct::{self, Direct};
 use super::grouped::{self, Grouped};
+use super::sparse::{self, Direction, Sparse};
 use super::weights::{self, Weights};
 use super::winograd::{self, Variant, Winograd};
 use crate::ops::activation::Activation;
@@ -13,6 +14,7 @@ use crate::parallel::Pool;
 pub(super) enum Algorithm {
     Direct(Direct),
     Grouped(Grouped),
+    Sparse(Sparse),
     Winograd(Winograd),
 }
 
@@ -26,6 +28,11 @@ impl Algorithm {
         (residual, activation): (bool, Activation),
     ) -> Self {
         let Compile { isa, pool, .. } = *context;
+        if sparse::pays(&work) {
+            let kind = (Direction::Forward, work.window, work.groups);
+            let shapes = (work.input, work.output);
+            return Self::Sparse(Sparse::new(context, kind, shapes, (weights, bias), (residual, activation)));
+        }
         if grouped::supports(isa, &work) {
             let width = work.window.kernel[2];
             let length = weights.len();
@@ -53,6 +60,7 @@ impl Algorithm {
         match self {
             Self::Direct(direct) => direct.repack(weights, bias, pool),
             Self::Grouped(grouped) => grouped.repack(weights, bias),
+            Self::Sparse(sparse) => sparse.repack(weights, bias),
             Self::Winograd(winograd) => winograd.repack(weights, bias, pool),
         }
     }
@@ -61,6 +69,7 @@ impl Algorithm {
         match self {
             Self::Direct(direct) => direct,
             Self::Grouped(grouped) => grouped,
+            Self::Sparse(sparse) => sparse,
             Self::Winograd(winograd) => winograd,
         }
     }

@@ -10,21 +10,26 @@
 //! | `grouped` | few channels per group: a vector spans several groups |
 //! | `transposed` | the transposed convolution, as direct convolutions |
 //! | `winograd` | kernels of 3 taps and stride 1, with fewer multiplications |
+//! | `sparse` | windows that hardly see anything but padding |
 //!
 //! The norm that follows is folded into weights and bias; residual and activation run in registers.
 
 mod algorithm;
 mod block;
 mod blocking;
+mod constant;
 mod direct;
 mod grouped;
+mod sparse;
 mod stage;
+mod training;
 mod transposed;
+mod weight_gradient;
 mod weights;
 mod winograd;
 
 use super::epilogue::Epilogue;
-use super::{Attributes, Compile, Op, Parameter, Role, Signature, Step, expect_inputs};
+use super::{Attributes, Compile, Op, Parameter, Role, Signature, Step, TrainStep, Wants, expect_inputs};
 use crate::shape::Shape;
 use crate::simd::Isa;
 use crate::window::Window;
@@ -100,6 +105,10 @@ impl Op for Conv {
 
     fn compile(&self, context: &mut Compile<'_>) -> Box<dyn Step> {
         Box::new(self.compile_as(context, |work| winograd::choose(work, Precision::Default)))
+    }
+
+    fn compile_for_training(&self, context: &mut Compile<'_>, wants: Wants<'_>) -> Box<dyn TrainStep> {
+        self.training(context, wants)
     }
 }
 

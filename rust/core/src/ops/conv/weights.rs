@@ -14,37 +14,61 @@ pub(super) struct Weights<'a> {
     pub(super) channels: usize,
     pub(super) groups: usize,
     pub(super) taps: usize,
-    /// Whether they are those of the convolution that this one is the adjoint of.
-    adjoint: bool,
+    /// If they are those of the convolution that this one is the adjoint of.
+    adjoint: Option<Adjoint<'a>>,
+}
+
+/// How the taps of a convolution follow from those of the one that it is the adjoint of, or a part of the adjoint.
+#[derive(Clone, Copy)]
+pub(super) struct Adjoint<'a> {
+    /// For each tap the one of the kernel; or [`Adjoint::NONE`], whose weight is zero.
+    pub(super) order: &'a [usize],
+    /// Taps of the kernel.
+    pub(super) taps: usize,
+}
+
+impl Adjoint<'_> {
+    /// No tap.
+    pub(super) const NONE: usize = usize::MAX;
 }
 
 impl<'a> Weights<'a> {
     /// Weights in PyTorch's layout, `(k, c / groups, taps)`, each output channel times its `scale`.
     pub(super) fn new(values: &'a [f32], scale: Option<&'a [f32]>, groups: usize, channels: usize, taps: usize) -> Self {
         let filters = values.len() / (groups * channels * taps);
-        Self { values, scale, filters, channels, groups, taps, adjoint: false }
+        Self { values, scale, filters, channels, groups, taps, adjoint: None }
     }
 
-    /// For the gradient of a convolution's input: channels change places and taps their order. `channels` and `filters` are
-    /// those of a group of the convolution whose weights `values` are.
-    pub(super) fn adjoint(values: &'a [f32], groups: usize, [channels, filters]: [usize; 2], taps: usize) -> Self {
-        Self { values, scale: None, filters: channels, channels: filters, groups, taps, adjoint: true }
+    /// Weights in the layout `(c, k / groups, taps)`: channels have changed places, and the taps their order.
+    pub(super) fn adjoint(
+        values: &'a [f32],
+        scale: Option<&'a [f32]>,
+        groups: usize,
+        channels: usize,
+        adjoint: Adjoint<'a>,
+    ) -> Self {
+        let filters = values.len() / (groups * channels * adjoint.taps);
+        Self { values, scale, filters, channels, groups, taps: adjoint.order.len(), adjoint: Some(adjoint) }
     }
 
     /// The number of weights.
     pub(super) fn len(&self) -> usize {
-        self.values.len()
+        self.groups * self.filters * self.channels * self.taps
     }
 
     /// The weight of output channel `k`, channel `c` of its group, and `tap`, without its scale.
     #[inline(always)]
     pub(super) fn raw(&self, k: usize, c: usize, tap: usize) -> f32 {
-        if self.adjoint {
-            let group = k / self.filters;
-            let row = group * self.channels + c;
-            self.values[(row * self.filters + k - group * self.filters) * self.taps + self.taps - 1 - tap]
-        } else {
-            self.values[(k * self.channels + c) * self.taps + tap]
+        match self.adjoint {
+            None => self.values[(k * self.channels + c) * self.taps + tap],
+            Some(adjoint) => {
+                let (group, column) = (k / self.filters, k % self.filters);
+                let row = (group * self.channels + c) * self.filters + column;
+                match adjoint.order[tap] {
+                    Adjoint::NONE => 0.0,
+                    tap => self.values[row * adjoint.taps + tap],
+                }
+            }
         }
     }
 

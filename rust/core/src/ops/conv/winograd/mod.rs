@@ -23,7 +23,7 @@ mod weights;
 use std::ops::Range;
 
 pub use choice::Precision;
-pub(super) use choice::{Variant, choose};
+pub(super) use choice::{Variant, choose, choose_for_training};
 use tiles::{Gather, Scatter, Slots, Tiling};
 
 use super::blocking::Work;
