@@ -15,6 +15,7 @@ __all__ = [
     "ArgumentError",
     "DTypeError",
     "FileFormatError",
+    "InternalError",
     "MemoryLimitError",
     "ResnetError",
     "ShapeError",
@@ -67,6 +68,10 @@ class FileFormatError(ResnetError, ValueError):
 
 class MemoryLimitError(ResnetError, MemoryError):
     """Something would need more memory than there is; raised before it is allocated."""
+
+
+class InternalError(ResnetError, RuntimeError):
+    """A fault of the engine, not of its caller; the message says where, for a bug report."""
 
 
 def suggest(name: str, known: Iterable[str]) -> str:

@@ -33,9 +33,10 @@ pub(super) struct Trainer {
     seed: u64,
     /// Whether a step forward waits for its step backward.
     ready: bool,
-    /// The changes of parameters by the caller, and all changes, that the plan knows.
+    /// The edition of the parameters that the plan was made from.
     edition: u64,
-    version: u64,
+    /// Whether an optimiser has changed them since.
+    pub(super) stale: bool,
     pub(super) gradients: Buffer,
 }
 
@@ -49,7 +50,7 @@ impl Network {
         self.check(inputs, training.outputs)?;
         let mut state = self.lock();
         let State { params, trainer, .. } = &mut *state;
-        params.allocate();
+        params.allocate()?;
         let trainable: Vec<bool> = (params.entries().iter().enumerate())
             .map(|(row, entry)| entry.trainable() && training.trainable.get(row).copied().unwrap_or(false))
             .collect();
@@ -68,14 +69,14 @@ impl Network {
             Some(plan) => plan,
             None => TrainingPlan::new(self.graph(), params, key)?,
         };
-        if fresh || trainer.version != params.weights_version() {
+        if fresh || trainer.stale {
             plan.repack(params);
         }
-        (trainer.edition, trainer.version) = (params.edition(), params.weights_version());
+        (trainer.edition, trainer.stale) = (params.edition(), false);
         if trainer.arena.len() < plan.arena {
             // The old one goes first: both at once may be too much.
             trainer.arena = Buffer::default();
-            trainer.arena = Buffer::zeroed(plan.arena);
+            trainer.arena = plan.allocate()?;
         }
         let mut results: Vec<Tensor> =
             plan.outputs.iter().map(|(_, shape, _)| (*shape, vec![0.0; shape.len()])).collect();
@@ -112,7 +113,9 @@ impl Network {
             }
         }
         if trainer.gradients.len() != params.len() {
-            trainer.gradients = Buffer::zeroed(params.len());
+            let gradients = Buffer::try_zeroed(params.len());
+            trainer.gradients =
+                gradients.map_err(|failed| Error::out_of_memory("the network", "gradients", failed.bytes))?;
         }
         let values: Vec<&[f32]> = d_outputs.iter().map(|(_, values)| *values).collect();
         let tape = Tape { arena: &mut trainer.arena, seed: trainer.seed };

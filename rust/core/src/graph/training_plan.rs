@@ -14,7 +14,8 @@ use std::sync::Arc;
 use super::fuse::{Fused, fuse_with};
 use super::memory::{Demand, place};
 use super::spec::{Graph, Node, infer};
-use crate::error::Result;
+use crate::buffer::{Buffer, OutOfMemory, catch_out_of_memory};
+use crate::error::{Error, Result};
 use crate::ops::{Activation, Compile, Packing, Packs, Step, TrainStep, Wants, gather};
 use crate::parallel::run_with;
 use crate::params::Params;
@@ -107,7 +108,7 @@ impl TrainingPlan {
         }
 
         let contributions = contributions(&nodes, &outputs, &active);
-        let directions = compile(&nodes, &shapes, &active, &contributions, params, &key);
+        let directions = compile(&nodes, &shapes, &active, &contributions, params, &key)?;
         let mut demands = Vec::new();
         let mut demand = |length: usize, first: usize, last: usize| {
             demands.push(Demand { length, first, last });
@@ -178,6 +179,15 @@ impl TrainingPlan {
         let nodes = nodes.collect();
         Ok(Self { key, nodes, outputs, inputs, arena })
     }
+
+    /// Memory for a run.
+    pub(super) fn allocate(&self) -> Result<Buffer> {
+        let largest = self.nodes.iter().max_by_key(|node| node.value.len());
+        let name = largest.map_or("the network", |node| node.name.as_str());
+        let failed =
+            |failed: OutOfMemory| Error::out_of_memory(name, "activations, gradients and scratch memory", failed.bytes);
+        Buffer::try_zeroed(self.arena).map_err(failed)
+    }
 }
 
 /// Whether a gradient passes the node.
@@ -233,10 +243,10 @@ fn compile(
     contributions: &[Vec<Option<usize>>],
     params: &Params,
     key: &TrainingKey,
-) -> Vec<Direction> {
+) -> Result<Vec<Direction>> {
     let (mut made, mut known) = (Vec::new(), Packs::new());
     let directions = run_with(key.threads, |pool| {
-        let compile = |(number, node): (usize, &Node)| {
+        let mut compile = |number: usize, node: &Node| {
             if node.is_input() {
                 return Direction::Input;
             }
@@ -245,8 +255,8 @@ fn compile(
             known.clear();
             let packing =
                 if active[number] { Packing::Own } else { Packing::Shared { known: &mut known, made: &mut made } };
-            let (isa, output) = (key.isa, shapes[number]);
-            let mut context = Compile { isa, pool, inputs: &inputs, output, parameters: &parameters, packing };
+            let (isa, threads, output) = (key.isa, key.threads, shapes[number]);
+            let mut context = Compile { isa, threads, pool, inputs: &inputs, output, parameters: &parameters, packing };
             if !active[number] {
                 return Direction::Forward(node.op.compile(&mut context));
             }
@@ -257,8 +267,13 @@ fn compile(
             let wants = Wants { inputs: &wanted, plus: &plus, parameters: &trains };
             Direction::Both(node.op.compile_for_training(&mut context, wants))
         };
-        nodes.iter().enumerate().map(compile).collect()
-    });
-    gather(&made);
-    directions
+        let catch = |(number, node): (usize, &Node)| {
+            let compiled = catch_out_of_memory(|| compile(number, node));
+            compiled.map_err(|failed| Error::out_of_memory(&node.name, "packed weights", failed.bytes))
+        };
+        nodes.iter().enumerate().map(catch).collect::<Result<Vec<Direction>>>()
+    })?;
+    let gathered = catch_out_of_memory(|| gather(&made));
+    gathered.map_err(|failed| Error::out_of_memory("the network", "packed weights", failed.bytes))?;
+    Ok(directions)
 }

@@ -21,7 +21,7 @@ use std::any::Any;
 use super::affine::Affine;
 use super::epilogue::Epilogue;
 use super::lanes::{load, store};
-use super::{Attributes, Compile, Op, Signature, Step, expect_inputs};
+use super::{Attributes, Compile, Op, Signature, Step, TrainStep, Wants, expect_inputs};
 use crate::shape::Shape;
 use crate::simd::{Simd, math};
 
@@ -161,9 +161,7 @@ impl Activation {
             Self::Linear => d_y,
             Self::Relu => simd.select(simd.less(zero, value), d_y, zero),
             Self::Relu6 => within(0.0, 6.0, d_y, zero),
-            Self::LeakyRelu(slope) => {
-                simd.select(simd.less(zero, value), d_y, simd.mul(d_y, simd.splat(slope)))
-            }
+            Self::LeakyRelu(slope) => simd.select(simd.less(zero, value), d_y, simd.mul(d_y, simd.splat(slope))),
             Self::Elu(slope) => {
                 let below = simd.mul(d_y, simd.add(value, simd.splat(slope)));
                 simd.select(simd.less(zero, value), d_y, below)
@@ -208,6 +206,12 @@ impl Activation {
     }
 }
 
+impl Activation {
+    fn alone(self) -> Affine {
+        Affine { epilogue: Epilogue { activation: self, ..Epilogue::default() } }
+    }
+}
+
 #[inline(always)]
 fn relu6<S: Simd>(simd: S, x: S::V) -> S::V {
     simd.min(simd.splat(6.0), simd.max(simd.splat(0.0), x))
@@ -233,7 +237,11 @@ impl Op for Activation {
     }
 
     fn compile(&self, context: &mut Compile<'_>) -> Box<dyn Step> {
-        Affine { epilogue: Epilogue { activation: *self, ..Epilogue::default() } }.compile(context)
+        self.alone().compile(context)
+    }
+
+    fn compile_for_training(&self, context: &mut Compile<'_>, wants: Wants<'_>) -> Box<dyn TrainStep> {
+        self.alone().compile_for_training(context, wants)
     }
 }
 
@@ -270,6 +278,18 @@ mod tests {
             "hard_sigmoid" => (x + 3.0).clamp(0.0, 6.0) / 6.0,
             "hard_swish" | "hard_silu" => x * (x + 3.0).clamp(0.0, 6.0) / 6.0,
             _ => panic!("{name} has no definition here"),
+        }
+    }
+
+    #[test]
+    fn gradients() {
+        for (name, _) in FUNCTIONS {
+            for shape in [Shape::new(2, [1, 9, 13], 17), Shape::vector(1, 3)] {
+                let trial = Trial::new(op("activation", &[("function", text(name))]), &[shape]);
+                // Those with a kink need a step that few elements are near to it.
+                let smooth = matches!(*name, "linear" | "sigmoid" | "tanh" | "silu" | "swish" | "gelu");
+                trial.check_gradients(if smooth { 1e-2 } else { 1e-4 }, if smooth { 1e-3 } else { 2e-2 });
+            }
         }
     }
 

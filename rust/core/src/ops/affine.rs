@@ -85,7 +85,8 @@ impl TrainStep for AffineTraining {
         let Backward { inputs, output, d_output, d_inputs, pool, .. } = io;
         let value = if activation.backward_takes_output() { output } else { inputs[0] };
         let factor = vec![1.0; repeats(1)];
-        let pass = BackwardPass { isa, d_y: d_output, activation, value, factor: &factor, row: factor.len(), norm: None };
+        let pass =
+            BackwardPass { isa, d_y: d_output, activation, value, factor: &factor, row: factor.len(), norm: None };
         let d_residual = if residual { d_inputs[1].take() } else { None };
         pass.run(d_inputs[0].take(), d_residual, pool);
     }

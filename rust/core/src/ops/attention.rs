@@ -87,8 +87,7 @@ impl Op for Attention {
     }
 
     fn compile(&self, context: &mut Compile<'_>) -> Box<dyn Step> {
-        let Compile { isa, pool, inputs, .. } = *context;
-        let threads = pool.threads();
+        let Compile { isa, threads, inputs, .. } = *context;
         let (query, key) = (inputs[0], inputs[1]);
         let mask = self.mask.map(|rule| (rule, inputs[3], coarse(rule, key, inputs[3])));
         let depth = query.c / self.heads;

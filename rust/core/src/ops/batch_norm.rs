@@ -21,7 +21,8 @@ use super::channel_sums::{ChannelSums, Terms};
 use super::epilogue::Epilogue;
 use super::lanes::load;
 use super::{
-    Attributes, Backward, Compile, Forward, Keeps, Op, Parameter, Role, Signature, Step, TrainStep, Wants, expect_inputs,
+    Attributes, Backward, Compile, Forward, Keeps, Op, Parameter, Role, Signature, Step, TrainStep, Wants,
+    expect_inputs,
 };
 use crate::buffer::align_up;
 use crate::parallel::Pool;
@@ -122,7 +123,15 @@ impl BatchNorm {
     ) -> Box<dyn TrainStep> {
         let (isa, shape) = (context.isa, context.output);
         let batch = wants.parameters[0] || wants.parameters[1];
-        Box::new(NormTraining { norm: self, isa, shape, sums: ChannelSums::new(isa, shape), batch, residual, activation })
+        Box::new(NormTraining {
+            norm: self,
+            isa,
+            shape,
+            sums: ChannelSums::new(isa, shape),
+            batch,
+            residual,
+            activation,
+        })
     }
 }
 
@@ -244,7 +253,8 @@ impl TrainStep for NormTraining {
             [d_x, d_residual] => (d_x.take(), d_residual.take()),
             d_inputs => (d_inputs[0].take(), None),
         };
-        let pass = |factor, row, norm| BackwardPass { isa, d_y: d_output, activation, value: output, factor, row, norm };
+        let pass =
+            |factor, row, norm| BackwardPass { isa, d_y: d_output, activation, value: output, factor, row, norm };
         if !self.batch {
             let (scale, _) = self.norm.scale_shift(parameters);
             let factor = scale.repeat(repeats(self.shape.c));
@@ -253,8 +263,10 @@ impl TrainStep for NormTraining {
         let [mean, variance] = self.split(saved);
         let terms = Products { d_y: d_output, activation, y: output, x: inputs[0], mean };
         let [sum, product] = self.sums.total(&terms, scratch, pool);
-        let inverse: Vec<f64> =
-            variance.iter().map(|&variance| (f64::from(variance) + f64::from(self.norm.epsilon)).sqrt().recip()).collect();
+        let inverse: Vec<f64> = variance
+            .iter()
+            .map(|&variance| (f64::from(variance) + f64::from(self.norm.epsilon)).sqrt().recip())
+            .collect();
         if let Some(d_weight) = &mut d_parameters[0] {
             let gradients = product.iter().zip(&inverse);
             d_weight.iter_mut().zip(gradients).for_each(|(to, (product, inverse))| *to += (product * inverse) as f32);
@@ -278,14 +290,7 @@ struct Distances<'a>(&'a [f32]);
 
 impl Terms<2> for Distances<'_> {
     #[inline(always)]
-    unsafe fn terms<S: Simd>(
-        &self,
-        simd: S,
-        at: usize,
-        channel: usize,
-        first: usize,
-        tail: Option<S::M>,
-    ) -> [S::V; 2] {
+    unsafe fn terms<S: Simd>(&self, simd: S, at: usize, channel: usize, first: usize, tail: Option<S::M>) -> [S::V; 2] {
         // SAFETY: by this function's contract; the first point has the same channels.
         let (x, first) = unsafe {
             (load(simd, self.0.as_ptr().add(at), tail), load(simd, self.0.as_ptr().add(first + channel), tail))
@@ -340,6 +345,20 @@ mod tests {
                 let trial = trial.absorb(&*op("activation", &[("function", text("relu"))]), &[]);
                 want.iter_mut().for_each(|y| *y = y.max(0.0));
                 trial.check(&want);
+            }
+        }
+    }
+
+    #[test]
+    fn gradients() {
+        for c in [1, 5, 16, 70] {
+            for dims in [[1, 5, 7], [3, 4, 5]] {
+                let shape = Shape::new(2, dims, c);
+                Trial::new(norm(), &[shape]).check_gradients(1e-2, 2e-3);
+                let trial = Trial::new(norm(), &[shape]).absorb_for_training(&*op("add", &[]), &[shape]);
+                trial.check_gradients(1e-2, 2e-3);
+                let relu = op("activation", &[("function", text("relu"))]);
+                trial.absorb_for_training(&*relu, &[]).check_gradients(1e-4, 2e-2);
             }
         }
     }

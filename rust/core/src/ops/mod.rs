@@ -50,6 +50,7 @@ mod trial;
 mod unit_norm;
 mod upsample;
 
+pub use activation::Activation;
 pub use attributes::{Attributes, Value};
 pub use conv::Precision;
 pub use packs::{Packed, Packing, Packs, gather};
@@ -184,7 +185,9 @@ pub enum Role {
 pub struct Compile<'a> {
     /// The instruction set to use.
     pub isa: Isa,
-    /// The threads that will run it.
+    /// The number of threads that will run it.
+    pub threads: usize,
+    /// Threads to pack weights with.
     pub pool: &'a Pool,
     /// The shapes of the inputs.
     pub inputs: &'a [Shape],
@@ -218,11 +221,6 @@ impl Compile<'_> {
     /// A copy of `values` among the packed weights.
     pub fn copied(&mut self, layout: &str, values: &[f32]) -> Packed {
         self.packed(layout, values.len(), |copy| copy.copy_from_slice(values))
-    }
-
-    /// The number of threads.
-    pub fn threads(&self) -> usize {
-        self.pool.threads()
     }
 }
 

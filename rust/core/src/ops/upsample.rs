@@ -57,8 +57,7 @@ impl Op for Upsample {
     }
 
     fn compile(&self, context: &mut Compile<'_>) -> Box<dyn Step> {
-        let Compile { isa, inputs, output, .. } = *context;
-        let threads = context.threads();
+        let Compile { isa, threads, inputs, output, .. } = *context;
         let (input, sizes) = (inputs[0], output.dims());
         if self.mode == Mode::Linear {
             return Box::new(UpsampleStep::linear(isa, threads, input, output));
@@ -100,8 +99,7 @@ impl Op for Resize {
     }
 
     fn compile(&self, context: &mut Compile<'_>) -> Box<dyn Step> {
-        let Compile { isa, inputs, output, .. } = *context;
-        let threads = context.threads();
+        let Compile { isa, threads, inputs, output, .. } = *context;
         Box::new(UpsampleStep::linear(isa, threads, inputs[0], output))
     }
 }

@@ -48,8 +48,7 @@ impl Algorithm {
             return Self::Winograd(Winograd::new(isa, work, variant, [packed, bias], residual, activation));
         }
         let panels = direct::panels(isa, &work);
-        let packed =
-            context.packed("panels", work.groups * panels.len(), |packed| weights.pack(panels, packed, pool));
+        let packed = context.packed("panels", work.groups * panels.len(), |packed| weights.pack(panels, packed, pool));
         let length = work.groups * panels.padded_columns();
         let bias = context.packed("bias", length, |padded| weights::pad(bias, panels, padded));
         Self::Direct(Direct::new(isa, work, [packed, bias], residual, activation))

@@ -120,7 +120,9 @@ impl Work {
 
     /// Whether every output sees one input, its own, and all of them form one row.
     pub(super) fn is_row(&self) -> bool {
-        self.window.is_pointwise() && self.window.stride == [1; 3] && self.output.w == self.output.n * self.output.spatial()
+        self.window.is_pointwise()
+            && self.window.stride == [1; 3]
+            && self.output.w == self.output.n * self.output.spatial()
     }
 
     /// The same work with the rows of a 2D image as planes of one row, which are the same memory: algorithms that go

@@ -118,7 +118,7 @@ impl Conv {
         let own = self.epilogue.own_parameters(context.parameters);
         let (scale, shift) =
             scale_shift(self.filters, own.get(1).copied(), self.epilogue.scale_shift(context.parameters));
-        let work = self.work(context.isa, context.threads(), context.inputs[0], context.output);
+        let work = self.work(context.isa, context.threads, context.inputs[0], context.output);
         let channels = work.input.c / self.groups;
         let weights = Weights::new(own[0], Some(&scale), self.groups, channels, self.window.taps());
         let Epilogue { residual, activation, .. } = self.epilogue;

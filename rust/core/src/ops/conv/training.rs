@@ -93,7 +93,7 @@ impl Conv {
         let (input, output) = (context.inputs[0], context.output);
         let channels = [input.c / self.groups, output.c / self.groups];
         let kernel = Kernel { groups: self.groups, channels, taps: self.window.taps() };
-        let work = self.work(context.isa, context.threads(), input, output);
+        let work = self.work(context.isa, context.threads, input, output);
         Box::new(ConvTraining {
             forward: Product::conv(context, work, kernel, false),
             d_input: wants.inputs[0].then(|| self.adjoint(context, kernel, wants.plus[0])),
@@ -116,7 +116,7 @@ impl Conv {
         });
         if let [Some(d), Some(h), Some(w)] = padding {
             let adjoint = Conv { filters: input.c, window: Window { padding: [d, h, w], ..window }, ..*self };
-            let work = adjoint.work(context.isa, context.threads(), output, input);
+            let work = adjoint.work(context.isa, context.threads, output, input);
             let order: Vec<usize> = (0..kernel.taps).rev().collect();
             let algorithm = compile(context, work, &kernel.adjoint(context.parameters[0], &order), plus);
             return Product::Adjoint(algorithm, kernel, order);
@@ -133,7 +133,7 @@ impl ConvTranspose {
         let (input, output) = (context.inputs[0], context.output);
         let conv = self.conv(input.c);
         // What an output padding adds is seen by no window.
-        let work = conv.work(context.isa, context.threads(), output, input);
+        let work = conv.work(context.isa, context.threads, output, input);
         let channels = [output.c / conv.groups, input.c / conv.groups];
         let kernel = Kernel { groups: conv.groups, channels, taps: conv.window.taps() };
         Box::new(ConvTraining {

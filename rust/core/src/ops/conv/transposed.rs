@@ -14,9 +14,7 @@ use super::direct::{self, Direct};
 use super::sparse::{self, Direction, Sparse};
 use super::weights::{self, Adjoint, Weights};
 use crate::ops::epilogue::Epilogue;
-use crate::ops::{
-    Attributes, Compile, Io, Op, Parameter, Role, Signature, Step, TrainStep, Wants, expect_inputs,
-};
+use crate::ops::{Attributes, Compile, Io, Op, Parameter, Role, Signature, Step, TrainStep, Wants, expect_inputs};
 use crate::parallel::Pool;
 use crate::shape::Shape;
 use crate::window::{AXES, Window};
@@ -175,7 +173,8 @@ impl ConvTranspose {
             first[axis] = position % stride[axis];
             kernel[axis] = self.window.kernel[axis].saturating_sub(first[axis]).div_ceil(stride[axis]);
             dims[axis] = (full.dims()[axis] - offset[axis]).div_ceil(stride[axis]);
-            padding[axis] = [kernel[axis].wrapping_sub(start + 1), (start + dims[axis]).saturating_sub(input.dims()[axis])];
+            padding[axis] =
+                [kernel[axis].wrapping_sub(start + 1), (start + dims[axis]).saturating_sub(input.dims()[axis])];
         }
         let taps: usize = kernel.iter().product();
         if taps > 0 && (0..3).any(|axis| padding[axis][0] > kernel[axis]) {
@@ -187,7 +186,7 @@ impl ConvTranspose {
         let strides = [dense[0], dense[1] * stride[0], dense[2] * stride[1], dense[3] * stride[2]];
         let start = (0..3).map(|axis| offset[axis] * dense[axis + 1]).sum();
         let (groups, grid, tile) = (self.groups, Grid { start, strides }, context.isa.tile());
-        let work = Work { window, input, output, grid, groups, tile, threads: context.threads() };
+        let work = Work { window, input, output, grid, groups, tile, threads: context.threads };
         let order = (0..taps).map(|tap| {
             let at = [tap / (kernel[1] * kernel[2]), tap / kernel[2] % kernel[1], tap % kernel[2]];
             self.tap([0, 1, 2].map(|axis| first[axis] + stride[axis] * (kernel[axis] - 1 - at[axis])))
@@ -218,7 +217,13 @@ impl ConvTranspose {
     }
 
     /// The weights as those of a convolution with the taps `order`.
-    fn weights<'a>(&self, values: &'a [f32], scale: Option<&'a [f32]>, channels: usize, order: &'a [usize]) -> Weights<'a> {
+    fn weights<'a>(
+        &self,
+        values: &'a [f32],
+        scale: Option<&'a [f32]>,
+        channels: usize,
+        order: &'a [usize],
+    ) -> Weights<'a> {
         let taps = self.kernel().iter().product();
         Weights::adjoint(values, scale, self.groups, channels, Adjoint { order, taps })
     }
@@ -361,7 +366,7 @@ mod tests {
         let mut made = Vec::new();
         let step = parallel::run_with(threads, |pool| {
             let packing = Packing::Shared { known: &mut Default::default(), made: &mut made };
-            op.compile(&mut Compile { isa, pool, inputs: &[input], output, parameters, packing })
+            op.compile(&mut Compile { isa, threads, pool, inputs: &[input], output, parameters, packing })
         });
         gather(&made);
         let mut y = vec![f32::NAN; output.len()];
@@ -428,14 +433,22 @@ mod tests {
     fn steps_do_not_multiply_with_the_stride() {
         let window = Window::new([1, 2, 2], [1, 2000, 2000], [1; 3], [[0; 2]; 3]).unwrap();
         let epilogue = Epilogue::default();
-        let op = ConvTranspose { filters: 4, window, output_padding: [0; 3], spacing: [1; 3], groups: 1, bias: false, epilogue };
+        let op = ConvTranspose {
+            filters: 4,
+            window,
+            output_padding: [0; 3],
+            spacing: [1; 3],
+            groups: 1,
+            bias: false,
+            epilogue,
+        };
         let input = Shape::new(1, [1, 2, 2], 4);
         let (output, weight) = (op.infer(&[input]).unwrap(), random(1, 64));
         let mut made = Vec::new();
         parallel::run_with(1, |pool| {
             let packing = Packing::Shared { known: &mut Default::default(), made: &mut made };
-            let (isa, parameters) = (Isa::best(), &[&weight[..]][..]);
-            op.compile(&mut Compile { isa, pool, inputs: &[input], output, parameters, packing });
+            let (isa, threads, parameters) = (Isa::best(), 1, &[&weight[..]][..]);
+            op.compile(&mut Compile { isa, threads, pool, inputs: &[input], output, parameters, packing });
         });
         assert_eq!(made.len(), 2, "weights and bias are packed once");
     }
@@ -444,7 +457,15 @@ mod tests {
     fn errors_name_the_axis() {
         let window = Window::new([1, 2, 2], [1, 2, 2], [1; 3], [[0; 2], [9; 2], [0; 2]]).unwrap();
         let epilogue = Epilogue::default();
-        let op = ConvTranspose { filters: 4, window, output_padding: [0; 3], spacing: [1; 3], groups: 1, bias: false, epilogue };
+        let op = ConvTranspose {
+            filters: 4,
+            window,
+            output_padding: [0; 3],
+            spacing: [1; 3],
+            groups: 1,
+            bias: false,
+            epilogue,
+        };
         let error = op.infer(&[Shape::new(1, [1, 2, 2], 4)]).unwrap_err();
         assert!(error.contains("height"), "{error}");
     }

@@ -68,11 +68,7 @@ impl WeightGradient {
     /// Pieces of a row of the matrix: as wide as the register tile, none of which spans groups, or a vector.
     fn columns(&self) -> usize {
         let Work { output, groups, .. } = self.work;
-        if self.within {
-            output.c / self.isa.lanes()
-        } else {
-            groups * (output.c / groups).div_ceil(self.width())
-        }
+        if self.within { output.c / self.isa.lanes() } else { groups * (output.c / groups).div_ceil(self.width()) }
     }
 
     fn width(&self) -> usize {
@@ -130,7 +126,8 @@ impl WeightGradient {
             return;
         }
         let columns = window.valid_outputs(2, tap[2], input.w, output.w);
-        let Some(w) = (!columns.is_empty()).then(|| window.position(2, columns.start, tap[2], input.w)).flatten() else {
+        let Some(w) = (!columns.is_empty()).then(|| window.position(2, columns.start, tap[2], input.w)).flatten()
+        else {
             return;
         };
         for row in rows {

@@ -34,7 +34,13 @@ impl Adjoint<'_> {
 
 impl<'a> Weights<'a> {
     /// Weights in PyTorch's layout, `(k, c / groups, taps)`, each output channel times its `scale`.
-    pub(super) fn new(values: &'a [f32], scale: Option<&'a [f32]>, groups: usize, channels: usize, taps: usize) -> Self {
+    pub(super) fn new(
+        values: &'a [f32],
+        scale: Option<&'a [f32]>,
+        groups: usize,
+        channels: usize,
+        taps: usize,
+    ) -> Self {
         let filters = values.len() / (groups * channels * taps);
         Self { values, scale, filters, channels, groups, taps, adjoint: None }
     }
