@@ -3,6 +3,7 @@
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList};
 use resnet_core::ops::Role;
+use resnet_core::graph::Training;
 use resnet_core::{Shape, graph};
 
 use crate::array::{Array, to_numpy};
@@ -79,10 +80,65 @@ impl Network {
         let inputs = with_shapes(py, &arrays)?;
         let mut watch = PythonWatch::new();
         let results = without_gil(py, || self.inner.run_watched(isa(), &inputs, &outputs, &mut watch));
-        let results = watch.resolve(results)?.into_iter();
-        let results =
-            results.map(|(shape, values)| to_numpy(py, &[shape.n, shape.d, shape.h, shape.w, shape.c], values));
-        PyList::new(py, results.collect::<PyResult<Vec<_>>>()?)
+        to_list(py, watch.resolve(results)?)
+    }
+
+    /// The values of the nodes `outputs` in training mode. Keeps what `train_backward` needs.
+    #[pyo3(signature = (inputs, outputs, *, trainable, seed, input_gradients = false))]
+    fn train_forward<'py>(
+        &self,
+        py: Python<'py>,
+        inputs: Vec<Bound<'py, PyAny>>,
+        outputs: Vec<usize>,
+        trainable: Vec<bool>,
+        seed: u64,
+        input_gradients: bool,
+    ) -> PyResult<Bound<'py, PyList>> {
+        let arrays = borrow(&inputs)?;
+        let inputs = with_shapes(py, &arrays)?;
+        let training =
+            Training { isa: isa(), outputs: &outputs, trainable: &trainable, input_gradients, seed };
+        let mut watch = PythonWatch::new();
+        let results = without_gil(py, || self.inner.train_forward(&inputs, &training, &mut watch));
+        to_list(py, watch.resolve(results)?)
+    }
+
+    /// Adds to the gradients of the parameters; the gradients of the inputs, if `train_forward` was asked for them.
+    fn train_backward<'py>(&self, py: Python<'py>, d_outputs: Vec<Bound<'py, PyAny>>) -> PyResult<Bound<'py, PyList>> {
+        let arrays = borrow(&d_outputs)?;
+        let d_outputs = with_shapes(py, &arrays)?;
+        let mut watch = PythonWatch::new();
+        let results = without_gil(py, || self.inner.train_backward(&d_outputs, &mut watch));
+        to_list(py, watch.resolve(results)?)
+    }
+
+    /// A copy of the gradient of a parameter; zeros if there is none.
+    fn gradient<'py>(&self, py: Python<'py>, name: &str) -> PyResult<Bound<'py, PyAny>> {
+        let (shape, values) = without_gil(py, || self.inner.gradient(name))?;
+        to_numpy(py, &shape, values)
+    }
+
+    /// Sets all gradients to zero.
+    fn zero_gradients(&self, py: Python<'_>) -> PyResult<()> {
+        without_gil(py, || {
+            self.inner.zero_gradients();
+            Ok(())
+        })
+    }
+
+    /// Bytes of activations, gradients of activations and scratch memory of a training step, found by planning it.
+    #[pyo3(signature = (input_shape, outputs, *, trainable, input_gradients = false))]
+    fn training_bytes(
+        &self,
+        py: Python<'_>,
+        input_shape: Dims5,
+        outputs: Vec<usize>,
+        trainable: Vec<bool>,
+        input_gradients: bool,
+    ) -> PyResult<usize> {
+        let training =
+            Training { isa: isa(), outputs: &outputs, trainable: &trainable, input_gradients, seed: 0 };
+        without_gil(py, || self.inner.training_bytes(&[to_shape(input_shape)], &training))
     }
 
     /// Per step: name, algorithm, output shape, FLOPs and milliseconds (the least of `repeats` runs).
@@ -113,6 +169,12 @@ impl Network {
     fn activation_bytes(&self, py: Python<'_>, input_shape: Dims5, outputs: Vec<usize>) -> PyResult<usize> {
         without_gil(py, || self.inner.activation_bytes(&[to_shape(input_shape)], &outputs))
     }
+}
+
+fn to_list(py: Python<'_>, tensors: Vec<graph::Tensor>) -> PyResult<Bound<'_, PyList>> {
+    let arrays = tensors.into_iter();
+    let arrays = arrays.map(|(shape, values)| to_numpy(py, &[shape.n, shape.d, shape.h, shape.w, shape.c], values));
+    PyList::new(py, arrays.collect::<PyResult<Vec<_>>>()?)
 }
 
 fn borrow<'py>(objects: &[Bound<'py, PyAny>]) -> PyResult<Vec<Array<'py>>> {

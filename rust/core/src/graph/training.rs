@@ -1,11 +1,12 @@
 //! Training a network: forward with everything kept, backward, and the gradients in between.
 
-use super::network::{Network, State, Tensor};
+use super::network::{Network, State, Tensor, Watch};
 use super::training_exec::Tape;
 use super::training_plan::{TrainingKey, TrainingPlan};
 use crate::buffer::Buffer;
 use crate::error::{Error, Result};
 use crate::parallel;
+use crate::params::Params;
 use crate::shape::Shape;
 use crate::simd::Isa;
 
@@ -23,6 +24,22 @@ pub struct Training<'a> {
     pub input_gradients: bool,
     /// Of the random numbers of this step.
     pub seed: u64,
+}
+
+impl Training<'_> {
+    fn key(&self, params: &Params, inputs: Vec<Shape>) -> TrainingKey {
+        let trainable = params.entries().iter().enumerate();
+        let trainable =
+            trainable.map(|(row, entry)| entry.trainable() && self.trainable.get(row).copied().unwrap_or(false));
+        TrainingKey {
+            inputs,
+            outputs: self.outputs.to_vec(),
+            isa: self.isa,
+            threads: parallel::threads(),
+            trainable: trainable.collect(),
+            input_gradients: self.input_gradients,
+        }
+    }
 }
 
 /// What lies between the directions, and what is kept from one step to the next.
@@ -46,22 +63,17 @@ impl Network {
     ///
     /// # Errors
     /// [`Error::Shape`] or [`Error::Memory`] if the network cannot work on inputs of these shapes.
-    pub fn train_forward(&self, inputs: &[(Shape, &[f32])], training: &Training<'_>) -> Result<Vec<Tensor>> {
+    pub fn train_forward(
+        &self,
+        inputs: &[(Shape, &[f32])],
+        training: &Training<'_>,
+        watch: &mut dyn Watch,
+    ) -> Result<Vec<Tensor>> {
         self.check(inputs, training.outputs)?;
         let mut state = self.lock();
         let State { params, trainer, .. } = &mut *state;
         params.allocate()?;
-        let trainable: Vec<bool> = (params.entries().iter().enumerate())
-            .map(|(row, entry)| entry.trainable() && training.trainable.get(row).copied().unwrap_or(false))
-            .collect();
-        let key = TrainingKey {
-            inputs: inputs.iter().map(|(shape, _)| *shape).collect(),
-            outputs: training.outputs.to_vec(),
-            isa: training.isa,
-            threads: parallel::threads(),
-            trainable,
-            input_gradients: training.input_gradients,
-        };
+        let key = training.key(params, inputs.iter().map(|(shape, _)| *shape).collect());
         trainer.ready = false;
         let known = trainer.plan.take().filter(|plan| plan.key == key && trainer.edition == params.edition());
         let fresh = known.is_none();
@@ -84,11 +96,13 @@ impl Network {
         let values: Vec<&[f32]> = inputs.iter().map(|(_, values)| *values).collect();
         trainer.seed = training.seed;
         let tape = Tape { arena: &mut trainer.arena, seed: trainer.seed };
-        plan.forward(tape, params, &values, &mut slices);
-        plan.settle(&trainer.arena, params);
+        let outcome = plan.forward(tape, params, &values, &mut slices, watch);
+        if outcome.is_ok() {
+            plan.settle(&trainer.arena, params);
+        }
+        trainer.ready = outcome.is_ok();
         trainer.plan = Some(plan);
-        trainer.ready = true;
-        Ok(results)
+        outcome.map(|()| results)
     }
 
     /// Goes back through the last [`Network::train_forward`]: adds to the gradients of the parameters, and returns those of
@@ -96,7 +110,7 @@ impl Network {
     ///
     /// # Errors
     /// [`Error::State`] if there was none, [`Error::Shape`] if a gradient has not the shape of its output.
-    pub fn train_backward(&self, d_outputs: &[(Shape, &[f32])]) -> Result<Vec<Tensor>> {
+    pub fn train_backward(&self, d_outputs: &[(Shape, &[f32])], watch: &mut dyn Watch) -> Result<Vec<Tensor>> {
         let mut state = self.lock();
         let State { params, trainer, .. } = &mut *state;
         let plan = trainer.plan.as_ref().filter(|_| trainer.ready).ok_or_else(|| Error::State {
@@ -119,9 +133,21 @@ impl Network {
         }
         let values: Vec<&[f32]> = d_outputs.iter().map(|(_, values)| *values).collect();
         let tape = Tape { arena: &mut trainer.arena, seed: trainer.seed };
-        plan.backward(tape, params, &mut trainer.gradients, &values);
         trainer.ready = false;
+        plan.backward(tape, params, &mut trainer.gradients, &values, watch)?;
         Ok(if plan.key.input_gradients { plan.input_gradients(&trainer.arena) } else { Vec::new() })
+    }
+
+    /// Bytes of activations, gradients of activations and scratch memory of a training step, found by planning it.
+    ///
+    /// # Errors
+    /// As [`Network::train_forward`].
+    pub fn training_bytes(&self, inputs: &[Shape], training: &Training<'_>) -> Result<usize> {
+        let mut state = self.lock();
+        state.params.allocate()?;
+        let key = training.key(&state.params, inputs.to_vec());
+        let plan = TrainingPlan::new(self.graph(), &state.params, key)?;
+        Ok(plan.arena.saturating_mul(size_of::<f32>()))
     }
 
     /// A copy of the gradient of a parameter, with its shape: zeros if there is none.
