@@ -251,6 +251,7 @@ PACKAGE = "python/resnet_rs/"
 PYTHON_RANKS = {
     "_core": 0,
     "_table": 0,
+    "describe": 4,
     "profile": 1,
     "errors": 0,
     "checks": 1,

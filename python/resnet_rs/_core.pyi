@@ -45,6 +45,26 @@ class Network:
         """Sets a parameter."""
     def run(self, inputs: Sequence[NDArray[np.float32]], outputs: Sequence[int]) -> list[NDArray[np.float32]]:
         """The values of the nodes `outputs`."""
+    def train_forward(
+        self,
+        inputs: Sequence[NDArray[np.float32]],
+        outputs: Sequence[int],
+        *,
+        trainable: Sequence[bool],
+        seed: int,
+        input_gradients: bool = False,
+    ) -> list[NDArray[np.float32]]:
+        """The values of the nodes `outputs` in training mode; keeps what `train_backward` needs."""
+    def train_backward(self, d_outputs: Sequence[NDArray[np.float32]]) -> list[NDArray[np.float32]]:
+        """Adds to the gradients of the parameters; returns those of the inputs if `train_forward` was asked for them."""
+    def gradient(self, name: str) -> NDArray[np.float32]:
+        """A copy of the gradient of a parameter; zeros if there is none."""
+    def zero_gradients(self) -> None:
+        """Sets all gradients to zero."""
+    def training_bytes(
+        self, input_shape: _Shape, outputs: Sequence[int], *, trainable: Sequence[bool], input_gradients: bool = False
+    ) -> int:
+        """Bytes of activations, gradients of activations and scratch memory of a training step, found by planning it."""
     def profile(self, inputs: Sequence[NDArray[np.float32]], outputs: Sequence[int], repeats: int) -> list[_Step]:
         """Per step: name, algorithm, output shape, FLOPs and milliseconds (the least of `repeats` runs)."""
     def activation_bytes(self, input_shape: _Shape, outputs: Sequence[int]) -> int:

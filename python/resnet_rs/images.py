@@ -24,6 +24,10 @@ if TYPE_CHECKING:
 __all__ = ["PREPROCESSING", "Normalisation", "best", "decode", "load_image", "preprocess", "read_classes"]
 
 
+# What an image may be resized to, 8192 x 8192: no network takes more, and Pillow warns of more.
+MAX_PIXELS = 2**26
+
+
 class Normalisation(NamedTuple):
     """(pixel - mean) / std per channel of RGB, pixels from 0 to 255."""
 
@@ -60,6 +64,7 @@ def load_image(
 
     Raises:
         FileFormatError: no image, or a broken one.
+        ShapeError: an image so narrow that it would be huge when its shorter side is resized.
         ArgumentError: another argument is not allowed.
         MemoryLimitError: the resized image does not fit into memory.
         ImportError: Pillow is not installed.
@@ -123,6 +128,13 @@ def _prepare(
     wide, high = picture.size
     short = min(wide, high)
     wide, high = round(wide * side / short), round(high * side / short)
+    if side * side > MAX_PIXELS:
+        raise ArgumentError(f"size: expected at most {MAX_PIXELS} pixels, got {side} x {side} before the crop")
+    if wide * high > MAX_PIXELS:
+        raise ShapeError(
+            f"image: expected at most {MAX_PIXELS} pixels after resizing, got {high} x {wide} from "
+            f"{picture.height} x {picture.width}"
+        )
     # Pillow has four bytes for a pixel; the crop is copied, and made float32.
     needed = 4 * wide * high + (4 + 3 * 4) * width * height
     require_memory(needed, f"an image of {height} x {width}, cut out of {high} x {wide},")

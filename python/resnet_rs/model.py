@@ -132,6 +132,36 @@ class Model(Trainable):
 
         print(summary_text(self))
 
+    @classmethod
+    def class_describe(cls) -> None:
+        """Print what the class is, and the arguments of its constructor with their defaults.
+
+        >>> import resnet_rs as rr
+        >>> rr.models.ResNeXt50.class_describe()  # doctest: +ELLIPSIS
+        ResNeXt50: bottleneck_block [3, 4, 6, 3], 32x4d.
+          input_shape:                  None
+          include_rescaling:            False
+          ...
+        """
+        from .describe import class_text
+
+        print(class_text(cls))
+
+    def instance_describe(self) -> None:
+        """Print the arguments that this model was built with: what `get_config` returns.
+
+        >>> import resnet_rs as rr
+        >>> rr.models.ResNet20(num_classes=5).instance_describe()  # doctest: +ELLIPSIS
+        ResNet20 'ResNet202D'
+          input_shape:           [32, 32, 3]
+          ...
+          num_classes:           5
+          ...
+        """
+        from .describe import instance_text
+
+        print(instance_text(self))
+
     def node_shapes(self) -> list[tuple[int | None, ...]]:
         """Output shape of every node of `graph`, as `predict` would return it, with None for the batch size."""
         return [self._symbolic_node(node) for node in range(len(self.graph.nodes))]

@@ -34,7 +34,7 @@ def is_file(name: str) -> bool:
 def predict(args: argparse.Namespace) -> int:
     import numpy as np
 
-    from resnet_rs.errors import FileFormatError
+    from resnet_rs.errors import FileFormatError, ShapeError
     from resnet_rs.images import best, load_image, read_classes
 
     classes = read_classes(args.classes) if args.classes else None
@@ -47,7 +47,7 @@ def predict(args: argparse.Namespace) -> int:
     for path in args.images:
         try:
             x = load_image(path, (height, width), preprocess=args.preprocess, resize=args.resize)
-        except (OSError, FileFormatError) as error:
+        except (OSError, FileFormatError, ShapeError) as error:
             # The other images are still worth an answer.
             failures += 1
             fail(f"{path}: {message(error).removeprefix(f'{path}: ')}", args.command)
@@ -94,6 +94,8 @@ def load_model(args: argparse.Namespace, num_classes: int | None) -> Model:
 
     options: dict[str, Any] = {"stride_in": args.stride_in} if args.stride_in else {}
     if args.model and not is_file(args.model):
+        if args.model in rr.list_models("segmentation"):
+            raise CommandError(f"{args.model} does not classify: its output is a map")
         if not args.weights:
             raise CommandError(f"--weights FILE is needed: without it {args.model} would guess at random")
         if args.input_size is not None:
@@ -129,10 +131,13 @@ def check_classifier(model: Model, args: argparse.Namespace, classes: list[str] 
         raise CommandError(f"{what} does not classify: its output has the shape {model.output_shape}")
     if len(model.input_shape) != 4:
         raise CommandError(f"{what} does not take images: its input has the shape {model.input_shape}")
+    first = model.data_format == "channels_first"
+    channels = model.input_shape[1 if first else -1]
+    if channels != 3:
+        raise CommandError(f"{what} does not take images of RGB: its input has {channels} channels")
     outputs = model.output_shape[1] or 0
     if classes is not None and len(classes) != outputs:
         raise CommandError(f"{args.classes}: expected {outputs} names, one for each output, got {len(classes)}")
-    first = model.data_format == "channels_first"
     height, width = model.input_shape[2:] if first else model.input_shape[1:3]
     return height or SIZE, width or SIZE
 

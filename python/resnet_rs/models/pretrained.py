@@ -49,7 +49,9 @@ def from_weights(
             `num_classes` than the weights' begin with a new classifier.
 
     Returns:
-        The model: a `ResNetClassifier`, `UNet`, `AttentionUNet` or `UNetPlusPlus`. `summary()` shows what was inferred.
+        The model: a `ResNetClassifier`, `UNet`, `AttentionUNet` or `UNetPlusPlus`, or whatever `rr.save` wrote.
+        `summary()` shows what was inferred. A `TransUNet` cannot be inferred from weights alone (number of heads, masks
+        and size of the input leave no trace in shapes): build it, then use its `load_weights`.
 
     Raises:
         WeightsError: the weights are of no network that can be built, or do not fit the overrides.

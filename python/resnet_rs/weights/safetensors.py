@@ -157,7 +157,7 @@ def replace_file(path: str | os.PathLike[str], parts: list[bytes | NDArray[Any]]
     """Write `parts` to a new file in the folder of `path`, then move it there in one step."""
     name = checked_path(path)
     # A symbolic link stays one: what it points to is replaced.
-    target = Path(name).resolve()
+    target = Path(os.path.realpath(name))
     mode = replaceable(name, target)
     temporary = target.with_name(f".{os.getpid()}.{os.urandom(6).hex()}.tmp")
     try:

@@ -1,5 +1,6 @@
-//! Matrix products: packed panels of B, and the register tile that multiplies them.
+//! Matrix products: packed panels of B and the register tile that multiplies them; sums of outer products.
 
+pub(crate) mod outer;
 mod pack;
 mod tile;
 

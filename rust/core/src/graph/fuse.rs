@@ -3,7 +3,10 @@
 //! Which pairs can be one operator is theirs to say ([`Op::absorb`](crate::ops::Op::absorb)): batch norm into the weights of the convolution before it,
 //! residual sums and activations into whatever comes before them.
 
+use std::sync::Arc;
+
 use super::spec::{Graph, Node};
+use crate::ops::Op;
 
 /// A rewritten network.
 pub(super) struct Fused {
@@ -15,6 +18,16 @@ pub(super) struct Fused {
 
 /// `graph` reduced to what `outputs` need, with every absorption that is possible.
 pub(super) fn fuse(graph: &Graph, outputs: &[usize]) -> Fused {
+    fuse_with(graph, outputs, |producer, node, slot| producer.op.absorb(&*node.op, slot))
+}
+
+/// `graph` reduced to what `outputs` need. `absorb` says what two nodes, of which the second reads the output of the first in
+/// that slot, are together.
+pub(super) fn fuse_with(
+    graph: &Graph,
+    outputs: &[usize],
+    absorb: impl Fn(&Node, &Node, usize) -> Option<Box<dyn Op>>,
+) -> Fused {
     let readers = count_readers(graph.nodes(), outputs);
     // `None` where a node was absorbed, dropped, or not reached yet.
     let mut fused: Vec<Option<Node>> = vec![None; graph.nodes().len()];
@@ -28,7 +41,7 @@ pub(super) fn fuse(graph: &Graph, outputs: &[usize]) -> Fused {
             let before = node.inputs[slot];
             let merged = match &fused[before] {
                 Some(producer) if readers[before] == 1 => {
-                    producer.op.absorb(&*node.op, slot).map(|op| merge(producer, &node, slot, op.into()))
+                    absorb(producer, &node, slot).map(|op| merge(producer, &node, slot, op.into()))
                 }
                 _ => None,
             };
@@ -63,7 +76,7 @@ fn count_readers(nodes: &[Node], outputs: &[usize]) -> Vec<usize> {
     readers
 }
 
-fn merge(producer: &Node, reader: &Node, slot: usize, op: std::sync::Arc<dyn crate::ops::Op>) -> Node {
+fn merge(producer: &Node, reader: &Node, slot: usize, op: Arc<dyn Op>) -> Node {
     let others = reader.inputs.iter().enumerate().filter(|(other, _)| *other != slot).map(|(_, &input)| input);
     Node {
         name: producer.name.clone(),

@@ -51,18 +51,18 @@ pub(super) fn place(demands: &[Demand]) -> (Vec<Range<usize>>, usize) {
 ///
 /// # Panics
 /// If a range to be written overlaps another one: the plan would be wrong.
-pub(super) fn carve<'a, const W: usize>(
+pub(super) fn carve<'a>(
     arena: &'a mut [f32],
-    written: [&Range<usize>; W],
+    written: &[&Range<usize>],
     read: &[&Range<usize>],
-) -> ([&'a mut [f32]; W], Vec<&'a [f32]>) {
-    let mut cuts: Vec<(&Range<usize>, Option<usize>)> = Vec::with_capacity(W + read.len());
+) -> (Vec<&'a mut [f32]>, Vec<&'a [f32]>) {
+    let mut cuts: Vec<(&Range<usize>, Option<usize>)> = Vec::with_capacity(written.len() + read.len());
     cuts.extend(written.iter().enumerate().map(|(number, range)| (*range, Some(number))));
     cuts.extend(read.iter().map(|range| (*range, None)));
     cuts.sort_by_key(|(range, _)| (range.start, range.end));
     cuts.dedup_by(|next, kept| next.1.is_none() && kept.1.is_none() && next.0 == kept.0);
 
-    let mut to_write: [&'a mut [f32]; W] = std::array::from_fn(|_| &mut [][..]);
+    let mut to_write: Vec<&'a mut [f32]> = written.iter().map(|_| &mut [][..]).collect();
     let mut to_read: Vec<(&Range<usize>, &'a [f32])> = Vec::with_capacity(read.len());
     let (mut rest, mut position) = (arena, 0);
     for (range, number) in cuts.into_iter().filter(|(range, _)| !range.is_empty()) {
@@ -101,14 +101,14 @@ mod tests {
     #[test]
     fn carving_gives_what_was_asked_for() {
         let mut arena: Vec<f32> = (0..100).map(|i| i as f32).collect();
-        let ([output, scratch], inputs) = carve(&mut arena, [&(40..50), &(0..0)], &[&(60..70), &(10..20), &(60..70)]);
-        assert_eq!((output[0], scratch.len()), (40.0, 0));
+        let (written, inputs) = carve(&mut arena, &[&(40..50), &(0..0)], &[&(60..70), &(10..20), &(60..70)]);
+        assert_eq!((written[0][0], written[1].len()), (40.0, 0));
         assert_eq!((inputs[0][0], inputs[1][0], inputs[2][9]), (60.0, 10.0, 69.0));
     }
 
     #[test]
     #[should_panic(expected = "overlap")]
     fn an_overlap_is_found() {
-        carve(&mut [0.0; 100], [&(40..50)], &[&(45..55)]);
+        carve(&mut [0.0; 100], &[&(40..50)], &[&(45..55)]);
     }
 }

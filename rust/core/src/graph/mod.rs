@@ -10,7 +10,11 @@ mod memory;
 mod network;
 mod plan;
 mod spec;
+mod training;
+mod training_exec;
+mod training_plan;
 
-pub use network::{Network, StepProfile, Tensor};
+pub use network::{Network, StepProfile, Tensor, Unwatched, Watch};
 pub use plan::Plan;
 pub use spec::{Graph, Node};
+pub use training::Training;

@@ -21,7 +21,7 @@ use std::any::Any;
 use super::affine::Affine;
 use super::epilogue::Epilogue;
 use super::lanes::{load, store};
-use super::{Attributes, Compile, Op, Signature, Step, expect_inputs};
+use super::{Attributes, Compile, Op, Signature, Step, TrainStep, Wants, expect_inputs};
 use crate::shape::Shape;
 use crate::simd::{Simd, math};
 
@@ -142,6 +142,53 @@ impl Activation {
         }
     }
 
+    /// Whether [`Activation::backward`] takes the output, which most networks keep anyway; it takes the input otherwise.
+    pub fn backward_takes_output(self) -> bool {
+        !matches!(self, Self::Silu | Self::Gelu | Self::HardSigmoid | Self::HardSwish)
+    }
+
+    /// `d_y * f'(x)`, where `value` is `f(x)` or `x` (see [`Activation::backward_takes_output`]).
+    ///
+    /// Where a function has a kink, its derivative is that of the side where it is constant, as in PyTorch.
+    #[inline(always)]
+    pub fn backward<S: Simd>(self, simd: S, value: S::V, d_y: S::V) -> S::V {
+        let (zero, one) = (simd.splat(0.0), simd.splat(1.0));
+        let within = |low: f32, high: f32, inside: S::V, outside: S::V| {
+            let below = simd.select(simd.less(value, simd.splat(high)), inside, outside);
+            simd.select(simd.less(simd.splat(low), value), below, outside)
+        };
+        match self {
+            Self::Linear => d_y,
+            Self::Relu => simd.select(simd.less(zero, value), d_y, zero),
+            Self::Relu6 => within(0.0, 6.0, d_y, zero),
+            Self::LeakyRelu(slope) => simd.select(simd.less(zero, value), d_y, simd.mul(d_y, simd.splat(slope))),
+            Self::Elu(slope) => {
+                let below = simd.mul(d_y, simd.add(value, simd.splat(slope)));
+                simd.select(simd.less(zero, value), d_y, below)
+            }
+            Self::Sigmoid => simd.mul(d_y, simd.mul(value, simd.sub(one, value))),
+            Self::Tanh => simd.mul(d_y, simd.sub(one, simd.mul(value, value))),
+            Self::Silu => {
+                let sigmoid = math::sigmoid(simd, value);
+                let rest = simd.fma(value, simd.sub(one, sigmoid), one);
+                simd.mul(d_y, simd.mul(sigmoid, rest))
+            }
+            Self::Gelu => {
+                let erf = math::erf(simd, simd.mul(value, simd.splat(std::f32::consts::FRAC_1_SQRT_2)));
+                let share = simd.mul(simd.splat(0.5), simd.add(one, erf));
+                let density = math::exp(simd, simd.mul(simd.mul(value, value), simd.splat(-0.5)));
+                let density = simd.mul(density, simd.splat(0.398_942_28));
+                simd.mul(d_y, simd.fma(value, density, share))
+            }
+            Self::HardSigmoid => within(-3.0, 3.0, simd.mul(d_y, simd.splat(1.0 / 6.0)), zero),
+            Self::HardSwish => {
+                let inside = simd.mul(d_y, simd.fma(value, simd.splat(1.0 / 3.0), simd.splat(0.5)));
+                let above = simd.select(simd.less(simd.splat(-3.0), value), d_y, zero);
+                within(-3.0, 3.0, inside, above)
+            }
+        }
+    }
+
     /// Applies the function to `values` in place.
     #[inline(always)]
     pub fn apply_slice<S: Simd>(self, simd: S, values: &mut [f32]) {
@@ -156,6 +203,12 @@ impl Activation {
                 store(simd, piece.as_mut_ptr(), self.apply(simd, x), tail);
             }
         }
+    }
+}
+
+impl Activation {
+    fn alone(self) -> Affine {
+        Affine { epilogue: Epilogue { activation: self, ..Epilogue::default() } }
     }
 }
 
@@ -184,7 +237,11 @@ impl Op for Activation {
     }
 
     fn compile(&self, context: &mut Compile<'_>) -> Box<dyn Step> {
-        Affine { epilogue: Epilogue { activation: *self, ..Epilogue::default() } }.compile(context)
+        self.alone().compile(context)
+    }
+
+    fn compile_for_training(&self, context: &mut Compile<'_>, wants: Wants<'_>) -> Box<dyn TrainStep> {
+        self.alone().compile_for_training(context, wants)
     }
 }
 
@@ -221,6 +278,18 @@ mod tests {
             "hard_sigmoid" => (x + 3.0).clamp(0.0, 6.0) / 6.0,
             "hard_swish" | "hard_silu" => x * (x + 3.0).clamp(0.0, 6.0) / 6.0,
             _ => panic!("{name} has no definition here"),
+        }
+    }
+
+    #[test]
+    fn gradients() {
+        for (name, _) in FUNCTIONS {
+            for shape in [Shape::new(2, [1, 9, 13], 17), Shape::vector(1, 3)] {
+                let trial = Trial::new(op("activation", &[("function", text(name))]), &[shape]);
+                // Those with a kink need a step that few elements are near to it.
+                let smooth = matches!(*name, "linear" | "sigmoid" | "tanh" | "silu" | "swish" | "gelu");
+                trial.check_gradients(if smooth { 1e-2 } else { 1e-4 }, if smooth { 1e-3 } else { 2e-2 });
+            }
         }
     }
 

@@ -2,7 +2,7 @@
 
 use super::affine::Affine;
 use super::epilogue::Epilogue;
-use super::{Attributes, Compile, Op, Signature, Step, expect_inputs};
+use super::{Attributes, Compile, Op, Signature, Step, TrainStep, Wants, expect_inputs};
 use crate::shape::Shape;
 
 /// The sum of two inputs.
@@ -43,6 +43,14 @@ impl Op for Add {
     fn compile(&self, context: &mut Compile<'_>) -> Box<dyn Step> {
         Self::alone().compile(context)
     }
+
+    fn absorb_for_training(&self, next: &dyn Op, slot: usize) -> Option<Box<dyn Op>> {
+        Self::alone().absorb_for_training(next, slot)
+    }
+
+    fn compile_for_training(&self, context: &mut Compile<'_>, wants: Wants<'_>) -> Box<dyn TrainStep> {
+        Self::alone().compile_for_training(context, wants)
+    }
 }
 
 #[cfg(test)]
@@ -62,6 +70,14 @@ mod tests {
                 trial.check(&want.iter().map(|y| y.max(0.0)).collect::<Vec<_>>());
             }
         }
+    }
+
+    #[test]
+    fn gradients() {
+        let shape = Shape::new(2, [1, 9, 13], 17);
+        let trial = Trial::new(op("add", &[]), &[shape, shape]);
+        trial.check_gradients(1e-1, 1e-4);
+        trial.absorb_for_training(&*op("activation", &[("function", text("relu"))]), &[]).check_gradients(1e-4, 2e-2);
     }
 
     #[test]

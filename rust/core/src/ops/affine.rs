@@ -4,9 +4,10 @@
 //! squeeze-and-excitation ends with it. Scale and shift depend on the channel, the scale possibly on the sample too.
 
 use super::activation::Activation;
+use super::affine_backward::BackwardPass;
 use super::epilogue::Epilogue;
 use super::lanes::{load, store};
-use super::{Compile, Io, Op, Signature, Step, expect_inputs};
+use super::{Backward, Compile, Forward, Io, Keeps, Op, Signature, Step, TrainStep, Wants, expect_inputs};
 use crate::buffer::LINE;
 use crate::parallel::{Pool, SharedMut};
 use crate::shape::Shape;
@@ -43,6 +44,51 @@ impl Op for Affine {
         let Epilogue { residual, activation, .. } = self.epilogue;
         let (scale, shift) = self.epilogue.scale_shift(context.parameters).unwrap_or((vec![1.0], vec![0.0]));
         Box::new(AffineStep::new(context.isa, &scale, &shift, residual, activation))
+    }
+
+    fn absorb_for_training(&self, next: &dyn Op, slot: usize) -> Option<Box<dyn Op>> {
+        let epilogue = self.epilogue.absorb_for_training(next, slot)?;
+        Some(Box::new(Self { epilogue }))
+    }
+
+    fn compile_for_training(&self, context: &mut Compile<'_>, wants: Wants<'_>) -> Box<dyn TrainStep> {
+        let Epilogue { norm, residual, activation } = self.epilogue;
+        match norm {
+            Some(norm) => norm.training(context, wants, residual, activation),
+            None => Box::new(AffineTraining { isa: context.isa, residual, activation }),
+        }
+    }
+}
+
+/// A sum or an activation, or both, in both directions.
+struct AffineTraining {
+    isa: Isa,
+    residual: bool,
+    activation: Activation,
+}
+
+impl TrainStep for AffineTraining {
+    fn keeps(&self) -> Keeps {
+        match self.activation {
+            Activation::Linear => Keeps::nothing(),
+            activation if activation.backward_takes_output() => Keeps::output(),
+            _ => Keeps::inputs(&[0]),
+        }
+    }
+
+    fn forward(&self, io: Forward<'_>) {
+        AffineStep::new(self.isa, &[1.0], &[0.0], self.residual, self.activation).forward(io.io());
+    }
+
+    fn backward(&self, io: Backward<'_>) {
+        let Self { isa, residual, activation } = *self;
+        let Backward { inputs, output, d_output, d_inputs, pool, .. } = io;
+        let value = if activation.backward_takes_output() { output } else { inputs[0] };
+        let factor = vec![1.0; repeats(1)];
+        let pass =
+            BackwardPass { isa, d_y: d_output, activation, value, factor: &factor, row: factor.len(), norm: None };
+        let d_residual = if residual { d_inputs[1].take() } else { None };
+        pass.run(d_inputs[0].take(), d_residual, pool);
     }
 }
 

@@ -12,7 +12,6 @@ use super::conv::Conv;
 use super::epilogue::Epilogue;
 use super::lanes::load;
 use super::{Attributes, Compile, Io, Op, Packed, Parameter, Role, Signature, Step, expect_inputs};
-use crate::buffer::Buffer;
 use crate::parallel::{Pool, SharedMut};
 use crate::shape::Shape;
 use crate::simd::{Isa, Kernel, Simd, dispatch};
@@ -70,7 +69,7 @@ impl Op for Dense {
                 *shift = (f64::from(bias) * f64::from(scale) + f64::from(*shift)) as f32;
             }
         }
-        let weight = context.packed("rows", || Buffer::copy_of(weight));
+        let weight = context.copied("rows", weight);
         let Compile { isa, inputs, output, .. } = *context;
         let Epilogue { residual, activation, .. } = self.epilogue;
         let rows = output.n * output.spatial();

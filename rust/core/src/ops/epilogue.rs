@@ -40,6 +40,11 @@ impl Epilogue {
         }
     }
 
+    /// As [`Epilogue::absorb`], for training: what can be undone from the output, which is kept anyway.
+    pub fn absorb_for_training(&self, next: &dyn Op, slot: usize) -> Option<Self> {
+        self.absorb(next, slot).filter(|epilogue| epilogue.activation.backward_takes_output())
+    }
+
     /// Scale and shift of the norm, from all parameters of an operator: the norm's are the last four.
     pub fn scale_shift(&self, parameters: &[&[f32]]) -> Option<(Vec<f32>, Vec<f32>)> {
         let norm = self.norm?;

@@ -14,10 +14,12 @@ use crate::simd::Isa;
 mod activation;
 mod add;
 mod affine;
+mod affine_backward;
 mod attention;
 mod attributes;
 mod avg_pool;
 mod batch_norm;
+mod channel_sums;
 mod concat;
 mod conv;
 mod dense;
@@ -42,14 +44,17 @@ mod rescale;
 mod rows;
 mod softmax;
 mod squeeze_excite;
+mod training;
 #[cfg(test)]
 mod trial;
 mod unit_norm;
 mod upsample;
 
+pub use activation::Activation;
 pub use attributes::{Attributes, Value};
 pub use conv::Precision;
-pub use packs::{Packed, Packs, gather};
+pub use packs::{Packed, Packing, Packs, gather};
+pub use training::{Backward, Forward, Gradient, Keeps, TrainStep, Wants};
 
 /// The list of operators: the name in a network's description, and how to read the attributes.
 const OPERATORS: &[(&str, Parse)] = &[
@@ -119,6 +124,17 @@ pub trait Op: Any + fmt::Debug + Send + Sync {
 
     /// Chooses the algorithm and packs the weights for these shapes, instruction set and number of threads.
     fn compile(&self, context: &mut Compile<'_>) -> Box<dyn Step>;
+
+    /// For training: as [`Op::absorb`], where one pass over memory can do for both in both directions.
+    fn absorb_for_training(&self, _next: &dyn Op, _slot: usize) -> Option<Box<dyn Op>> {
+        None
+    }
+
+    /// As [`Op::compile`], with both directions. At least one gradient is wanted. Weights are packed by
+    /// [`TrainStep::repack`], which comes before the first step.
+    fn compile_for_training(&self, _context: &mut Compile<'_>, _wants: Wants<'_>) -> Box<dyn TrainStep> {
+        todo!("backward of {}", self.kind())
+    }
 }
 
 /// What an operator takes and gives, as far as channels tell.
@@ -171,28 +187,40 @@ pub struct Compile<'a> {
     pub isa: Isa,
     /// The number of threads that will run it.
     pub threads: usize,
+    /// Threads to pack weights with.
+    pub pool: &'a Pool,
     /// The shapes of the inputs.
     pub inputs: &'a [Shape],
     /// The shape of the output.
     pub output: Shape,
     /// The parameters in the order of the signature (and of those absorbed).
     pub parameters: &'a [&'a [f32]],
-    /// Packed weights of this node made before, for other shapes.
-    pub packs: &'a mut Packs,
-    /// Those made now, to be gathered when all nodes have been compiled.
-    pub packed: &'a mut Vec<Packed>,
+    /// Where packed weights go.
+    pub packing: Packing<'a>,
 }
 
 impl Compile<'_> {
-    /// The weights packed in `layout`, by `pack` if no other plan has done it.
-    pub fn packed(&mut self, layout: &str, pack: impl FnOnce() -> Buffer) -> Packed {
-        let layout = format!("{} {layout}", self.isa.name());
-        let make = || {
-            let made = Packed::new(pack());
-            self.packed.push(made.clone());
-            made
-        };
-        self.packs.entry(layout).or_insert_with(make).clone()
+    /// Weights packed in `layout`, `length` elements of zeros that `pack` writes to if no other plan has done it.
+    pub fn packed(&mut self, layout: &str, length: usize, pack: impl FnOnce(&mut [f32])) -> Packed {
+        match &mut self.packing {
+            Packing::Own => Packed::own(length),
+            Packing::Shared { known, made } => {
+                let layout = format!("{} {layout}", self.isa.name());
+                let make = || {
+                    let mut values = Buffer::zeroed(length);
+                    pack(&mut values);
+                    let packed = Packed::new(values);
+                    made.push(packed.clone());
+                    packed
+                };
+                known.entry(layout).or_insert_with(make).clone()
+            }
+        }
+    }
+
+    /// A copy of `values` among the packed weights.
+    pub fn copied(&mut self, layout: &str, values: &[f32]) -> Packed {
+        self.packed(layout, values.len(), |copy| copy.copy_from_slice(values))
     }
 }
 

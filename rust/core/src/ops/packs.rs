@@ -23,6 +23,35 @@ impl Packed {
     pub(super) fn new(values: Buffer) -> Self {
         Self(Arc::new(Weights { own: Mutex::new(Some(values)), place: OnceLock::new() }))
     }
+
+    /// Weights of one step alone, to be packed again whenever they change.
+    pub(super) fn own(length: usize) -> Self {
+        let place = OnceLock::from((Arc::new(Buffer::zeroed(length)), 0..length));
+        Self(Arc::new(Weights { own: Mutex::new(None), place }))
+    }
+
+    /// The memory, to pack again.
+    ///
+    /// # Panics
+    /// If another step has the same weights.
+    pub(super) fn refill(&mut self) -> &mut [f32] {
+        let (buffer, range) =
+            Arc::get_mut(&mut self.0).and_then(|weights| weights.place.get_mut()).expect("weights of one step alone");
+        &mut Arc::get_mut(buffer).expect("weights of one step alone")[range.clone()]
+    }
+}
+
+/// Who owns the weights that are packed for a step.
+pub enum Packing<'a> {
+    /// Plans for inference share them, and they are packed at once.
+    Shared {
+        /// Packed weights of this node made before, for other shapes.
+        known: &'a mut Packs,
+        /// Those made now, to be gathered when all nodes have been compiled.
+        made: &'a mut Vec<Packed>,
+    },
+    /// The step itself, which packs them whenever it is told that they have changed.
+    Own,
 }
 
 impl Deref for Packed {

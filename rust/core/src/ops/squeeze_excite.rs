@@ -11,7 +11,7 @@ use super::dense::Product;
 use super::epilogue::Epilogue;
 use super::fold::{Slabs, Sum};
 use super::{Attributes, Compile, Io, Op, Packed, Parameter, Role, Signature, Step, expect_inputs};
-use crate::buffer::{Buffer, align_up};
+use crate::buffer::align_up;
 use crate::shape::Shape;
 use crate::simd::Isa;
 
@@ -69,7 +69,7 @@ impl Op for SqueezeExcite {
     fn compile(&self, context: &mut Compile<'_>) -> Box<dyn Step> {
         let (shape, parameters) = (context.inputs[0], context.parameters);
         let layers = ["fc1.weight", "fc1.bias", "fc2.weight", "fc2.bias"];
-        let layers = std::array::from_fn(|i| context.packed(layers[i], || Buffer::copy_of(parameters[i])));
+        let layers = std::array::from_fn(|i| context.copied(layers[i], parameters[i]));
         let norm = self.epilogue.scale_shift(context.parameters);
         let (scale, shift) = norm.unwrap_or_else(|| (vec![1.0; shape.c], vec![0.0; shape.c]));
         Box::new(SqueezeExciteStep {

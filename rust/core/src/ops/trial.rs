@@ -2,8 +2,12 @@
 //! set and several numbers of threads, compared with a float64 reference.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
-use super::{Attributes, Compile, Io, Op, Packs, Parameter, Role, Value, gather, parse};
+use super::{
+    Attributes, Backward, Compile, Forward, Gradient, Io, Op, Packing, Packs, Parameter, Role, Value, Wants, gather,
+    parse,
+};
 use crate::buffer::Buffer;
 use crate::parallel::run_with;
 use crate::shape::Shape;
@@ -48,9 +52,9 @@ pub(super) fn text(value: &str) -> Value {
 }
 
 /// An operator with inputs and parameters.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Trial {
-    pub(super) op: Box<dyn Op>,
+    pub(super) op: Arc<dyn Op>,
     pub(super) shapes: Vec<Shape>,
     pub(super) inputs: Vec<Vec<f32>>,
     pub(super) parameters: Vec<Vec<f32>>,
@@ -59,6 +63,7 @@ pub(super) struct Trial {
 impl Trial {
     /// Random inputs of these shapes, random parameters.
     pub(super) fn new(op: Box<dyn Op>, shapes: &[Shape]) -> Self {
+        let op: Arc<dyn Op> = op.into();
         let channels: Vec<usize> = shapes.iter().map(|shape| shape.c).collect();
         let inputs = shapes.iter().enumerate().map(|(i, shape)| random(i as u64, shape.len())).collect();
         let parameters = values(&op.signature(&channels).unwrap().parameters, 100);
@@ -68,7 +73,7 @@ impl Trial {
     /// Fused with `next`, whose other inputs have these shapes.
     pub(super) fn absorb(mut self, next: &dyn Op, others: &[Shape]) -> Self {
         let channels: Vec<usize> = [self.output()].iter().chain(others).map(|shape| shape.c).collect();
-        self.op = self.op.absorb(next, 0).expect("can be absorbed");
+        self.op = self.op.absorb(next, 0).expect("can be absorbed").into();
         self.parameters.extend(values(&next.signature(&channels).unwrap().parameters, 200));
         self.inputs.extend(others.iter().map(|shape| random(50, shape.len())));
         self.shapes.extend(others);
@@ -85,13 +90,13 @@ impl Trial {
         let shape = self.output();
         let inputs: Vec<&[f32]> = self.inputs.iter().map(Vec::as_slice).collect();
         let parameters: Vec<&[f32]> = self.parameters.iter().map(Vec::as_slice).collect();
-        let mut packs = Packs::new();
-        let (shapes, parameters, packs) = (&self.shapes, &parameters, &mut packs);
-        let mut packed = Vec::new();
-        let packed = &mut packed;
-        let step =
-            self.op.compile(&mut Compile { isa, threads, inputs: shapes, output: shape, parameters, packs, packed });
-        gather(packed);
+        let mut made = Vec::new();
+        let step = run_with(threads, |pool| {
+            let packing = Packing::Shared { known: &mut Packs::new(), made: &mut made };
+            let (inputs, parameters) = (&self.shapes, &parameters);
+            self.op.compile(&mut Compile { isa, threads, pool, inputs, output: shape, parameters, packing })
+        });
+        gather(&made);
         let mut output = vec![f32::NAN; shape.len()];
         let mut scratch = Buffer::zeroed(step.scratch());
         scratch.fill(f32::NAN);
@@ -111,6 +116,133 @@ impl Trial {
                 let more = self.run(isa, threads);
                 let same = one.iter().zip(&more).all(|(a, b)| a.to_bits() == b.to_bits());
                 assert!(same, "{} differs with {threads} threads on {}", self.op.kind(), isa.name());
+            }
+        });
+    }
+
+    /// Fused with `next` for training.
+    pub(super) fn absorb_for_training(mut self, next: &dyn Op, others: &[Shape]) -> Self {
+        self.op = self.op.absorb_for_training(next, 0).expect("can be absorbed").into();
+        self.inputs.extend(others.iter().map(|shape| random(50, shape.len())));
+        self.shapes.extend(others);
+        self
+    }
+
+    /// Both directions in training mode: the output, then the gradients of inputs and parameters for the gradient `d_y` of
+    /// the output, each input's with `plus` added.
+    fn train(&self, isa: Isa, threads: usize, d_y: &[f32], plus: bool) -> (Vec<f32>, Vec<Vec<f32>>) {
+        let shape = self.output();
+        let inputs: Vec<&[f32]> = self.inputs.iter().map(Vec::as_slice).collect();
+        let parameters: Vec<&[f32]> = self.parameters.iter().map(Vec::as_slice).collect();
+        let wants_inputs = vec![true; inputs.len()];
+        let channels: Vec<usize> = self.shapes.iter().map(|shape| shape.c).collect();
+        let roles = self.op.signature(&channels).unwrap().parameters;
+        let trains: Vec<bool> =
+            roles.iter().map(|row| !matches!(row.role, Role::RunningMean | Role::RunningVariance)).collect();
+        let wants = Wants { inputs: &wants_inputs, plus: &vec![plus; inputs.len()], parameters: &trains };
+        let mut y = vec![f32::NAN; shape.len()];
+        let mut d_inputs: Vec<Vec<f32>> = inputs.iter().map(|input| vec![f32::NAN; input.len()]).collect();
+        let mut d_parameters: Vec<Vec<f32>> = parameters.iter().map(|row| vec![0.0; row.len()]).collect();
+        let contributed: Vec<Vec<f32>> = inputs.iter().map(|input| random(77, input.len())).collect();
+        run_with(threads, |pool| {
+            let packing = Packing::Own;
+            let (shapes, seed) = (&self.shapes, 1);
+            let mut context =
+                Compile { isa, threads, pool, inputs: shapes, output: shape, parameters: &parameters, packing };
+            let mut step = self.op.compile_for_training(&mut context, wants);
+            step.repack(&parameters, pool);
+            let mut saved = Buffer::copy_of(&vec![f32::NAN; step.saved()]);
+            let [forward, backward] = step.scratch().map(|length| vec![f32::NAN; length]);
+            let mut scratch = Buffer::copy_of(&forward);
+            step.forward(Forward {
+                parameters: &parameters,
+                inputs: &inputs,
+                output: &mut y,
+                saved: &mut saved,
+                scratch: &mut scratch,
+                seed,
+                pool,
+            });
+            let keeps = step.keeps();
+            let kept: Vec<&[f32]> = (inputs.iter().enumerate())
+                .map(|(slot, &input)| if keeps.inputs.contains(&slot) { input } else { &[] })
+                .collect();
+            let mut scratch = Buffer::copy_of(&backward);
+            step.backward(Backward {
+                parameters: &parameters,
+                inputs: &kept,
+                output: if keeps.output { &y } else { &[] },
+                d_output: d_y,
+                saved: &saved,
+                d_inputs: &mut (d_inputs.iter_mut().zip(&contributed))
+                    .map(|(values, other)| Some(Gradient { values, plus: plus.then_some(other.as_slice()) }))
+                    .collect::<Vec<_>>(),
+                d_parameters: &mut (d_parameters.iter_mut().zip(&trains))
+                    .map(|(row, &trains)| trains.then_some(row.as_mut_slice()))
+                    .collect::<Vec<_>>(),
+                scratch: &mut scratch,
+                seed,
+                pool,
+            });
+        });
+        if plus {
+            for (d_input, other) in d_inputs.iter_mut().zip(&contributed) {
+                d_input.iter_mut().zip(other).for_each(|(d_input, other)| *d_input -= other);
+            }
+        }
+        d_inputs.extend(d_parameters.into_iter().zip(trains).filter(|(_, trains)| *trains).map(|(row, _)| row));
+        (y, d_inputs)
+    }
+
+    /// Compares gradients with central differences of the output over steps of `h`, along random directions: on every
+    /// instruction set, within `tolerance` of their norm. Every number of threads must give the same bits.
+    #[track_caller]
+    pub(super) fn check_gradients(&self, h: f32, tolerance: f64) {
+        let d_y = random(99, self.output().len());
+        for_each_isa(|isa| {
+            let (_, gradients) = self.train(isa, 1, &d_y, false);
+            for threads in [2, 3] {
+                let (_, more) = self.train(isa, threads, &d_y, false);
+                assert!(gradients == more, "{} differs with {threads} threads on {}", self.op.kind(), isa.name());
+            }
+            let (_, added) = self.train(isa, 2, &d_y, true);
+            for (added, alone) in added.iter().zip(&gradients) {
+                assert_close(added, &wide(alone), 1e-4);
+            }
+            let loss = |trial: &Trial| -> f64 {
+                let (y, _) = trial.train(isa, 1, &d_y, false);
+                y.iter().zip(&d_y).map(|(&y, &d_y)| f64::from(y) * f64::from(d_y)).sum()
+            };
+            let mut moved = self.clone();
+            let trained = gradients.len() - self.inputs.len();
+            for (number, gradient) in gradients.iter().enumerate() {
+                let norm = gradient.iter().map(|&g| f64::from(g) * f64::from(g)).sum::<f64>().sqrt();
+                for direction in 0..2 {
+                    let direction = random(1000 + 10 * number as u64 + direction, gradient.len());
+                    let mut at = |step: f32| {
+                        let (from, to) = if number < self.inputs.len() {
+                            (&self.inputs[number], &mut moved.inputs[number])
+                        } else {
+                            let row = number - self.inputs.len();
+                            assert!(row < trained);
+                            (&self.parameters[row], &mut moved.parameters[row])
+                        };
+                        for ((to, from), direction) in to.iter_mut().zip(from).zip(&direction) {
+                            *to = from + step * direction;
+                        }
+                        loss(&moved)
+                    };
+                    let want = (at(h) - at(-h)) / (2.0 * f64::from(h));
+                    at(0.0);
+                    let got: f64 = gradient.iter().zip(&direction).map(|(&g, &v)| f64::from(g) * f64::from(v)).sum();
+                    let error = (got - want).abs() / norm.max(1e-3);
+                    assert!(
+                        error <= tolerance,
+                        "gradient {number} of {:?} on {}: got {got}, want {want}, error {error:.1e} of its norm {norm:.3}",
+                        self.op,
+                        isa.name()
+                    );
+                }
             }
         });
     }

@@ -118,6 +118,13 @@ impl Work {
         (self.output.len() as u64).saturating_mul(each).saturating_mul(2)
     }
 
+    /// Whether every output sees one input, its own, and all of them form one row.
+    pub(super) fn is_row(&self) -> bool {
+        self.window.is_pointwise()
+            && self.window.stride == [1; 3]
+            && self.output.w == self.output.n * self.output.spatial()
+    }
+
     /// The same work with the rows of a 2D image as planes of one row, which are the same memory: algorithms that go
     /// plane by plane, and keep as many as a window sees, then do so with rows.
     pub(super) fn rows_as_planes(mut self) -> Self {

@@ -10,10 +10,12 @@ use std::ops::Range;
 use super::block::{self, Block, Pixels, Product};
 use super::blocking::{Blocking, Source, Work};
 use super::stage::Stage;
+use super::weights::{Weights, pad};
 use crate::buffer::align_up;
 use crate::gemm::{GROUPS, Panels, Segment, group_sizes};
 use crate::ops::activation::Activation;
 use crate::ops::{Io, Packed, Step};
+use crate::parallel::Pool;
 use crate::shape::Shape;
 use crate::simd::Isa;
 
@@ -61,6 +63,12 @@ impl Direct {
         let panels = panels(isa, &work);
         let blocking = Blocking::choose(&work, work.groups * panels.count());
         Self { isa, work, blocking, panels, weights, bias, residual, activation }
+    }
+
+    /// Packs the weights, and the bias of each output channel, again.
+    pub(super) fn repack(&mut self, weights: &Weights<'_>, bias: &[f32], pool: &Pool) {
+        weights.pack(self.panels, self.weights.refill(), pool);
+        pad(bias, self.panels, self.bias.refill());
     }
 
     /// The padded copy of the planes and rows that `part` sees; `slots` planes at a time.

@@ -12,7 +12,8 @@ use std::ops::Range;
 
 use super::blocking::Work;
 use super::stage::Stage;
-use crate::buffer::{Buffer, align_up};
+use super::weights::Weights;
+use crate::buffer::align_up;
 use crate::ops::activation::Activation;
 use crate::ops::{Io, Packed, Step};
 use crate::parallel::SharedMut;
@@ -44,26 +45,29 @@ pub(super) fn supports(isa: Isa, work: &Work) -> bool {
     c == k && c < lanes && lanes.is_multiple_of(c) && work.output.c.is_multiple_of(lanes)
 }
 
-/// Packs weights `(k, c / groups, kd, kh, kw)`, scaled by `scale[k]`.
-pub(super) fn pack(isa: Isa, work: &Work, values: &[f32], scale: &[f32]) -> Buffer {
-    let (lanes, channels) = (isa.lanes(), work.input.c / work.groups);
-    let [depth, height, width] = work.window.kernel;
-    let taps = work.window.taps();
-    let mut packed = Buffer::zeroed(values.len());
-    for (k, filter) in values.chunks_exact(channels * taps).enumerate() {
+/// Packs weights `(k, c / groups, kd, kh, kw)`, scaled by `scale[k]`, for kernels of that width.
+pub(super) fn pack(isa: Isa, width: usize, weights: &Weights<'_>, packed: &mut [f32]) {
+    let Weights { channels, taps, .. } = *weights;
+    let lanes = isa.lanes();
+    for k in 0..weights.len() / (channels * taps) {
         let block = &mut packed[k / lanes * lanes * channels * taps..][..lanes * channels * taps];
         for i in 0..channels {
             for tap in 0..taps {
                 let (row, column) = (tap / width, tap % width);
-                debug_assert!(row < depth * height);
-                block[((row * channels + i) * width + column) * lanes + k % lanes] = filter[i * taps + tap] * scale[k];
+                block[((row * channels + i) * width + column) * lanes + k % lanes] =
+                    weights.raw(k, i, tap) * weights.scale(k);
             }
         }
     }
-    packed
 }
 
 impl Grouped {
+    /// Packs the weights, and the bias of each output channel, again.
+    pub(super) fn repack(&mut self, weights: &Weights<'_>, bias: &[f32]) {
+        pack(self.isa, self.work.window.kernel[2], weights, self.weights.refill());
+        self.bias.refill().copy_from_slice(bias);
+    }
+
     pub(super) fn new(
         isa: Isa,
         work: Work,

@@ -14,28 +14,30 @@
 //!
 //! The norm that follows is folded into weights and bias; residual and activation run in registers.
 
+mod algorithm;
 mod block;
 mod blocking;
+mod constant;
 mod direct;
 mod grouped;
 mod sparse;
 mod stage;
+mod training;
 mod transposed;
+mod weight_gradient;
 mod weights;
 mod winograd;
 
 use super::epilogue::Epilogue;
-use super::{Attributes, Compile, Op, Parameter, Role, Signature, Step, expect_inputs};
-use crate::buffer::Buffer;
+use super::{Attributes, Compile, Op, Parameter, Role, Signature, Step, TrainStep, Wants, expect_inputs};
 use crate::shape::Shape;
+use crate::simd::Isa;
 use crate::window::Window;
 
+use algorithm::Algorithm;
 use blocking::{Grid, Work};
-use direct::Direct;
-use grouped::Grouped;
-use sparse::{Direction, Sparse};
 use weights::Weights;
-use winograd::{Variant, Winograd};
+use winograd::Variant;
 
 pub use transposed::ConvTranspose;
 pub use winograd::Precision;
@@ -102,47 +104,34 @@ impl Op for Conv {
     }
 
     fn compile(&self, context: &mut Compile<'_>) -> Box<dyn Step> {
-        self.compile_as(context, |work| winograd::choose(work, Precision::Default))
+        Box::new(self.compile_as(context, |work| winograd::choose(work, Precision::Default)))
+    }
+
+    fn compile_for_training(&self, context: &mut Compile<'_>, wants: Wants<'_>) -> Box<dyn TrainStep> {
+        self.training(context, wants)
     }
 }
 
 impl Conv {
     /// Compiles it with Winograd's algorithm where `choose` says so.
-    fn compile_as(&self, context: &mut Compile<'_>, choose: impl FnOnce(&Work) -> Option<Variant>) -> Box<dyn Step> {
+    fn compile_as(&self, context: &mut Compile<'_>, choose: impl FnOnce(&Work) -> Option<Variant>) -> Algorithm {
         let own = self.epilogue.own_parameters(context.parameters);
         let (scale, shift) =
             scale_shift(self.filters, own.get(1).copied(), self.epilogue.scale_shift(context.parameters));
-        let Compile { isa, threads, .. } = *context;
-        let (mut input, mut output) = (context.inputs[0], context.output);
+        let work = self.work(context.isa, context.threads, context.inputs[0], context.output);
+        let channels = work.input.c / self.groups;
+        let weights = Weights::new(own[0], Some(&scale), self.groups, channels, self.window.taps());
+        let Epilogue { residual, activation, .. } = self.epilogue;
+        Algorithm::new(context, work, choose(&work), (&weights, &shift), (residual, activation))
+    }
+
+    /// What has to be computed; a pointwise convolution as one long row.
+    fn work(&self, isa: Isa, threads: usize, mut input: Shape, mut output: Shape) -> Work {
         if self.window.is_pointwise() && self.window.stride == [1; 3] {
             (input, output) = direct::flatten(input, output);
         }
         let (window, groups, grid) = (self.window, self.groups, Grid::dense(output));
-        let work = Work { window, input, output, grid, groups, tile: isa.tile(), threads };
-        let channels = input.c / self.groups;
-        let weights =
-            Weights { values: own[0], scale: &scale, groups: self.groups, channels, taps: self.window.taps() };
-        let Epilogue { residual, activation, .. } = self.epilogue;
-        if sparse::pays(&work) {
-            let weight = |k, c, tap| weights.values[(k * channels + c) * weights.taps + tap];
-            let (kind, shift) = ((Direction::Forward, window, groups), (&scale[..], &shift[..]));
-            return Box::new(Sparse::new(context, kind, &self.epilogue, shift, weight));
-        }
-        if grouped::supports(isa, &work) {
-            let packed = context.packed("grouped", || grouped::pack(isa, &work, own[0], &scale));
-            let bias = context.packed("shift", || Buffer::copy_of(&shift));
-            return Box::new(Grouped::new(isa, work, [packed, bias], residual, activation));
-        }
-        if let Some(variant) = choose(&work) {
-            let panels = winograd::panels(isa, &work);
-            let packed = context.packed(&variant.name(), || winograd::pack(isa, &work, variant, &weights));
-            let bias = context.packed("bias", || weights::pad(&shift, 1, panels));
-            return Box::new(Winograd::new(isa, work, variant, [packed, bias], residual, activation));
-        }
-        let panels = direct::panels(isa, &work);
-        let packed = context.packed("panels", || weights.pack(panels));
-        let bias = context.packed("bias", || weights::pad(&shift, self.groups, panels));
-        Box::new(Direct::new(isa, work, [packed, bias], residual, activation))
+        Work { window, input, output, grid, groups, tile: isa.tile(), threads }
     }
 }
 

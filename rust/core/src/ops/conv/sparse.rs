@@ -6,9 +6,8 @@
 //! multiplications that count and the size of the output, whatever the numbers of the window are.
 
 use super::blocking::Work;
-use crate::buffer::Buffer;
+use super::weights::Weights;
 use crate::ops::activation::Activation;
-use crate::ops::epilogue::Epilogue;
 use crate::ops::{Compile, Io, Packed, Step};
 use crate::shape::Shape;
 use crate::simd::{Isa, Kernel, Simd, dispatch};
@@ -123,36 +122,41 @@ pub(super) struct Sparse {
 }
 
 impl Sparse {
-    /// `weight` gives the weight of an output channel, an input channel of its group, and a tap.
     pub(super) fn new(
         context: &mut Compile<'_>,
         (direction, window, groups): (Direction, Window, usize),
-        epilogue: &Epilogue,
-        (scale, shift): (&[f32], &[f32]),
-        weight: impl Fn(usize, usize, usize) -> f32,
+        (input, output): (Shape, Shape),
+        (weights, bias): (&Weights<'_>, &[f32]),
+        (residual, activation): (bool, Activation),
     ) -> Self {
-        let Compile { isa, output, .. } = *context;
-        let input = context.inputs[0];
-        let (channels, filters) = (input.c / groups, output.c / groups);
-        let weights = context.packed("sparse", || {
-            let mut packed = Buffer::zeroed(window.taps() * channels * output.c);
-            for (row, values) in packed.chunks_exact_mut(filters).enumerate() {
-                let (tap, group, c) = (row / (groups * channels), row / channels % groups, row % channels);
-                for (k, value) in values.iter_mut().enumerate() {
-                    let k = group * filters + k;
-                    *value = weight(k, c, tap) * scale[k];
-                }
-            }
-            packed
-        });
-        let bias = context.packed("shift", || Buffer::copy_of(shift));
-        let Epilogue { residual, activation, .. } = *epilogue;
-        Self { isa, direction, window, input, output, groups, weights, bias, residual, activation }
+        let isa = context.isa;
+        let packed = context.packed("sparse", weights.len(), |packed| pack(weights, packed));
+        let bias = context.copied("shift", bias);
+        Self { isa, direction, window, input, output, groups, weights: packed, bias, residual, activation }
+    }
+
+    /// Packs the weights, and the bias of each output channel, again.
+    pub(super) fn repack(&mut self, weights: &Weights<'_>, bias: &[f32]) {
+        pack(weights, self.weights.refill());
+        self.bias.refill().copy_from_slice(bias);
     }
 
     fn reach(&self, at: [usize; 3]) -> [Reach; 3] {
         let dims = self.input.dims();
         std::array::from_fn(|axis| self.direction.reach(&self.window, axis, at[axis], dims[axis]))
+    }
+}
+
+/// Writes `[tap][group][c][k]`.
+fn pack(weights: &Weights<'_>, packed: &mut [f32]) {
+    let Weights { groups, channels, taps, .. } = *weights;
+    let filters = packed.len() / (groups * channels * taps);
+    for (row, values) in packed.chunks_exact_mut(filters).enumerate() {
+        let (tap, group, c) = (row / (groups * channels), row / channels % groups, row % channels);
+        for (k, value) in values.iter_mut().enumerate() {
+            let k = group * filters + k;
+            *value = weights.raw(k, c, tap) * weights.scale(k);
+        }
     }
 }
 

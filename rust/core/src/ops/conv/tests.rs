@@ -4,7 +4,7 @@ use super::*;
 use crate::buffer::Buffer;
 use crate::ops::activation::Activation;
 use crate::ops::batch_norm::BatchNorm;
-use crate::ops::{Io, gather};
+use crate::ops::{Io, Packing, gather};
 use crate::parallel;
 use crate::simd::Isa;
 use crate::testing::{assert_close, for_each_isa, naive_conv, random};
@@ -55,21 +55,23 @@ impl Case {
         let (x, parameters) = (self.x(), self.parameters());
         let residual = random(7, self.output().len());
         let parameters: Vec<&[f32]> = parameters.iter().map(Vec::as_slice).collect();
-        let mut packed = Vec::new();
-        let mut context = Compile {
-            isa,
-            threads,
-            inputs: &[self.input],
-            output: self.output(),
-            parameters: &parameters,
-            packs: &mut Default::default(),
-            packed: &mut packed,
-        };
-        let step = match self.winograd {
-            None => self.conv.compile(&mut context),
-            Some(variant) => self.conv.compile_as(&mut context, |_| Some(variant)),
-        };
-        gather(&packed);
+        let mut made = Vec::new();
+        let step = parallel::run_with(threads, |pool| {
+            let mut context = Compile {
+                isa,
+                threads,
+                pool,
+                inputs: &[self.input],
+                output: self.output(),
+                parameters: &parameters,
+                packing: Packing::Shared { known: &mut Default::default(), made: &mut made },
+            };
+            match self.winograd {
+                None => self.conv.compile(&mut context),
+                Some(variant) => Box::new(self.conv.compile_as(&mut context, |_| Some(variant))),
+            }
+        });
+        gather(&made);
         // Neither output nor scratch memory is clean in a network.
         let mut output = vec![f32::NAN; self.output().len()];
         let mut scratch = Buffer::copy_of(&vec![f32::NAN; step.scratch()]);
@@ -198,7 +200,7 @@ fn vectors_of_groups() {
         }
         let mut case = Case::new(Shape::new(1, [1, 9, 9], 64), 64, windows[0]).groups(64 / per_group);
         for activation in [Activation::Relu, Activation::Silu] {
-            let norm = Some(BatchNorm { epsilon: 1e-3, momentum: 0.9 });
+            let norm = Some(BatchNorm { epsilon: 1e-3, momentum: 0.9, unbiased: false });
             case.conv.epilogue = Epilogue { norm, residual: true, activation };
             case.check();
         }
@@ -229,7 +231,7 @@ fn epilogues() {
             {
                 let mut case = Case::new(Shape::new(2, [1, 6, 17], 8), 35, window);
                 case.conv.bias = bias;
-                let norm = norm.then_some(BatchNorm { epsilon: 1e-3, momentum: 0.9 });
+                let norm = norm.then_some(BatchNorm { epsilon: 1e-3, momentum: 0.9, unbiased: false });
                 case.conv.epilogue = Epilogue { norm, residual, activation };
                 case.check();
             }
@@ -271,7 +273,7 @@ fn winograd_epilogues() {
             for (bias, norm, residual) in [(true, true, true), (false, true, false), (false, false, true)] {
                 let mut case = Case::new(Shape::new(2, [2, 6, 7], 8), 35, window);
                 case.conv.bias = bias;
-                let norm = norm.then_some(BatchNorm { epsilon: 1e-3, momentum: 0.9 });
+                let norm = norm.then_some(BatchNorm { epsilon: 1e-3, momentum: 0.9, unbiased: false });
                 case.conv.epilogue = Epilogue { norm, residual, activation };
                 case.check_winograd();
             }
@@ -331,7 +333,7 @@ fn windows_that_mostly_see_padding() {
             assert!(sparse::pays(&case.work(1)), "{window:?}");
             case.check();
             case.conv.bias = true;
-            let norm = Some(BatchNorm { epsilon: 1e-3, momentum: 0.9 });
+            let norm = Some(BatchNorm { epsilon: 1e-3, momentum: 0.9, unbiased: false });
             case.conv.epilogue = Epilogue { norm, residual: true, activation: Activation::Relu };
             case.check();
         }
@@ -379,4 +381,89 @@ fn costly_functions_of_few_channels_are_a_pass_of_their_own() {
     assert!(head(3).absorb(&Activation::Sigmoid, 0).is_none());
     assert!(head(3).absorb(&Activation::Relu, 0).is_some());
     assert!(head(16).absorb(&Activation::Sigmoid, 0).is_some());
+}
+
+mod gradients {
+    use super::super::super::trial::{Trial, op, pairs, triple};
+    use super::*;
+    use crate::ops::Value;
+
+    fn int(value: usize) -> Value {
+        Value::Int(value as i64)
+    }
+
+    fn check(input: Shape, filters: usize, groups: usize, window: Window) {
+        let attributes = [
+            ("filters", int(filters)),
+            ("groups", int(groups)),
+            ("kernel", triple(window.kernel)),
+            ("stride", triple(window.stride)),
+            ("dilation", triple(window.dilation)),
+            ("padding", pairs(window.padding)),
+            ("bias", Value::Bool(true)),
+        ];
+        Trial::new(op("conv", &attributes), &[input]).check_gradients(1e-1, 1e-4);
+    }
+
+    fn check_transposed(input: Shape, filters: usize, groups: usize, window: Window, output_padding: [usize; 3]) {
+        let attributes = [
+            ("filters", int(filters)),
+            ("groups", int(groups)),
+            ("kernel", triple(window.kernel)),
+            ("stride", triple(window.stride)),
+            ("padding", pairs(window.padding)),
+            ("output_padding", triple(output_padding)),
+            ("bias", Value::Bool(true)),
+        ];
+        Trial::new(op("conv_transpose", &attributes), &[input]).check_gradients(1e-1, 1e-4);
+    }
+
+    fn window(kernel: [usize; 3], stride: [usize; 3], dilation: [usize; 3], padding: [[usize; 2]; 3]) -> Window {
+        Window::new(kernel, stride, dilation, padding).unwrap()
+    }
+
+    #[test]
+    fn of_plain_convolutions() {
+        let same = [[0; 2], [1; 2], [1; 2]];
+        check(Shape::new(2, [1, 9, 11], 20), 37, 1, window([1, 3, 3], [1; 3], [1; 3], same));
+        check(Shape::new(1, [1, 17, 19], 64), 48, 1, window([1, 3, 3], [1; 3], [1; 3], same));
+        check(Shape::new(2, [1, 9, 11], 17), 5, 1, window([1; 3], [1; 3], [1; 3], [[0; 2]; 3]));
+        check(Shape::new(1, [5, 6, 7], 9), 16, 1, window([3; 3], [1; 3], [1; 3], [[1; 2]; 3]));
+        check(Shape::new(3, [1, 1, 1], 40), 33, 1, window([1; 3], [1; 3], [1; 3], [[0; 2]; 3]));
+    }
+
+    #[test]
+    fn of_strided_and_dilated_convolutions() {
+        let same = [[0; 2], [1; 2], [1; 2]];
+        check(Shape::new(2, [1, 9, 12], 6), 18, 1, window([1, 3, 3], [1, 2, 2], [1; 3], same));
+        check(Shape::new(1, [1, 13, 16], 3), 20, 1, window([1, 7, 7], [1, 2, 2], [1; 3], [[0; 2], [3; 2], [3; 2]]));
+        check(Shape::new(1, [1, 9, 8], 16), 10, 1, window([1; 3], [1, 2, 2], [1; 3], [[0; 2]; 3]));
+        check(Shape::new(1, [6, 5, 9], 4), 8, 1, window([3, 2, 5], [2, 1, 3], [1; 3], [[1; 2], [0, 1], [2; 2]]));
+        check(Shape::new(1, [1, 12, 9], 8), 12, 1, window([1, 3, 3], [1; 3], [1, 2, 3], [[0; 2], [2; 2], [3; 2]]));
+        check(Shape::new(1, [1, 12, 9], 5), 7, 1, window([1, 3, 2], [1, 2, 3], [1, 3, 2], [[0; 2], [2; 2], [1, 0]]));
+        check(Shape::new(1, [1, 3, 4], 2), 3, 1, window([1, 2, 2], [1; 3], [1; 3], [[0; 2], [3; 2], [0, 4]]));
+    }
+
+    #[test]
+    fn of_grouped_convolutions() {
+        let same = [[0; 2], [1; 2], [1; 2]];
+        for (channels, filters, groups) in
+            [(32, 32, 8), (32, 32, 32), (64, 64, 8), (64, 64, 4), (12, 18, 3), (8, 16, 2)]
+        {
+            check(Shape::new(2, [1, 6, 7], channels), filters, groups, window([1, 3, 3], [1; 3], [1; 3], same));
+            check(Shape::new(1, [1, 7, 6], channels), filters, groups, window([1, 3, 3], [1, 2, 2], [1; 3], same));
+        }
+        check(Shape::new(1, [4, 5, 3], 32), 32, 8, window([3; 3], [1; 3], [1; 3], [[1; 2]; 3]));
+    }
+
+    #[test]
+    fn of_transposed_convolutions() {
+        let none = [[0; 2]; 3];
+        let plain = |kernel, stride, padding| window(kernel, stride, [1; 3], padding);
+        check_transposed(Shape::new(2, [1, 5, 7], 8), 9, 1, plain([1, 2, 2], [1, 2, 2], none), [0; 3]);
+        let same = [[0; 2], [1; 2], [1; 2]];
+        check_transposed(Shape::new(1, [1, 5, 7], 17), 6, 1, plain([1, 4, 4], [1, 2, 2], same), [0; 3]);
+        check_transposed(Shape::new(1, [3, 4, 5], 8), 4, 2, plain([3; 3], [2; 3], [[1; 2]; 3]), [1; 3]);
+        check_transposed(Shape::new(1, [1, 4, 5], 3), 4, 1, plain([1, 1, 2], [1, 2, 4], none), [0, 1, 3]);
+    }
 }

@@ -7,13 +7,15 @@
 //! `stride`-th tap in reverse order, whose outputs lie `stride` apart: no multiplication with an inserted zero. Where a
 //! phase has no taps, or there are very many phases, `sparse` computes all of them.
 
+use super::Conv;
 use super::blocking::{Grid, Work};
+use super::constant::Constant;
 use super::direct::{self, Direct};
 use super::sparse::{self, Direction, Sparse};
-use super::weights::{self, Weights};
-use crate::buffer::Buffer;
+use super::weights::{self, Adjoint, Weights};
 use crate::ops::epilogue::Epilogue;
-use crate::ops::{Attributes, Compile, Io, Op, Parameter, Role, Signature, Step, expect_inputs};
+use crate::ops::{Attributes, Compile, Io, Op, Parameter, Role, Signature, Step, TrainStep, Wants, expect_inputs};
+use crate::parallel::Pool;
 use crate::shape::Shape;
 use crate::window::{AXES, Window};
 
@@ -24,6 +26,8 @@ pub struct ConvTranspose {
     /// Of the convolution that this is the adjoint of; its padding crops the output.
     window: Window,
     output_padding: [usize; 3],
+    /// Places between the taps, the first one included: the other places have no weight.
+    spacing: [usize; 3],
     groups: usize,
     bias: bool,
     epilogue: Epilogue,
@@ -46,7 +50,8 @@ impl ConvTranspose {
                 ));
             }
         }
-        Ok(Box::new(Self { filters, window, output_padding, groups, bias, epilogue: Epilogue::default() }))
+        let (spacing, epilogue) = ([1; 3], Epilogue::default());
+        Ok(Box::new(Self { filters, window, output_padding, spacing, groups, bias, epilogue }))
     }
 
     fn dims(&self, input: [usize; 3]) -> Result<[usize; 3], String> {
@@ -96,13 +101,11 @@ impl Op for ConvTranspose {
     }
 
     fn compile(&self, context: &mut Compile<'_>) -> Box<dyn Step> {
-        match self.phases(context) {
-            Some(phases) => {
-                let phases = phases.iter().map(|phase| self.compile_phase(context, phase)).collect();
-                Box::new(Phases { phases })
-            }
-            None => Box::new(self.compile_sparse(context)),
-        }
+        Box::new(self.pieces(context))
+    }
+
+    fn compile_for_training(&self, context: &mut Compile<'_>, wants: Wants<'_>) -> Box<dyn TrainStep> {
+        self.training(context, wants)
     }
 }
 
@@ -112,24 +115,53 @@ const MOST_PHASES: usize = 1024;
 /// A phase as a convolution.
 struct Phase {
     offset: [usize; 3],
-    /// Along each axis, the first tap that it has.
-    first: [usize; 3],
     work: Work,
+    /// For each tap the one of the kernel.
+    order: Vec<usize>,
 }
 
 impl ConvTranspose {
+    /// The adjoint of a convolution with that window, from `filters` channels: its gradient. The gaps of a dilated kernel
+    /// count as taps.
+    pub(super) fn adjoint(filters: usize, window: Window, groups: usize, epilogue: Epilogue) -> Self {
+        let kernel = [0, 1, 2].map(|axis| window.extent(axis));
+        let dense = Window { kernel, dilation: [1; 3], ..window };
+        Self { filters, window: dense, spacing: window.dilation, output_padding: [0; 3], groups, bias: false, epilogue }
+    }
+
+    /// The convolution that this is the adjoint of.
+    pub(super) fn conv(&self, filters: usize) -> Conv {
+        let Self { window, groups, .. } = *self;
+        Conv { filters, window, groups, bias: false, epilogue: Epilogue::default() }
+    }
+
+    /// Whether it has a bias.
+    pub(super) fn has_bias(&self) -> bool {
+        self.bias
+    }
+
+    /// Compiles it, phase by phase if that pays.
+    pub(super) fn pieces(&self, context: &mut Compile<'_>) -> Transposed {
+        let pieces = match self.phases(context) {
+            Some(phases) => phases.into_iter().map(|phase| self.compile_phase(context, phase)).collect(),
+            None => vec![self.compile_sparse(context)],
+        };
+        Transposed { op: *self, channels: context.inputs[0].c / self.groups, pieces }
+    }
+
     /// The phases, or `None` where they are too many, or too little of them is not padding.
     fn phases(&self, context: &Compile<'_>) -> Option<Vec<Phase>> {
         let dims = context.output.dims();
         let [sd, sh, sw] = std::array::from_fn(|axis| self.window.stride[axis].min(dims[axis]));
         let count = sd.checked_mul(sh)?.checked_mul(sw).filter(|&count| count <= MOST_PHASES)?;
         let offsets = (0..count).map(|i| [i / (sh * sw), i / sw % sh, i % sw]);
-        offsets.map(|offset| self.phase(context, offset).filter(|phase| !sparse::pays(&phase.work))).collect()
+        let pays = |phase: &Phase| phase.order.is_empty() || !sparse::pays(&phase.work);
+        offsets.map(|offset| self.phase(context, offset).filter(pays)).collect()
     }
 
-    /// The convolution that computes the outputs `offset`, `offset + stride`, ...
+    /// The convolution that computes the outputs `offset`, `offset + stride`, ..., which may have no taps.
     ///
-    /// `None` if it has no taps, or if all that some of its taps see is cropped.
+    /// `None` if all that some of its taps see is cropped.
     fn phase(&self, context: &Compile<'_>, offset: [usize; 3]) -> Option<Phase> {
         let (input, full) = (context.inputs[0], context.output);
         let stride = self.window.stride;
@@ -141,8 +173,12 @@ impl ConvTranspose {
             first[axis] = position % stride[axis];
             kernel[axis] = self.window.kernel[axis].saturating_sub(first[axis]).div_ceil(stride[axis]);
             dims[axis] = (full.dims()[axis] - offset[axis]).div_ceil(stride[axis]);
-            let before = kernel[axis].checked_sub(start + 1)?;
-            padding[axis] = [before, (start + dims[axis]).saturating_sub(input.dims()[axis])];
+            padding[axis] =
+                [kernel[axis].wrapping_sub(start + 1), (start + dims[axis]).saturating_sub(input.dims()[axis])];
+        }
+        let taps: usize = kernel.iter().product();
+        if taps > 0 && (0..3).any(|axis| padding[axis][0] > kernel[axis]) {
+            return None;
         }
         let window = Window { kernel, stride: [1; 3], dilation: [1; 3], padding };
         let output = full.with_dims(dims);
@@ -151,7 +187,26 @@ impl ConvTranspose {
         let start = (0..3).map(|axis| offset[axis] * dense[axis + 1]).sum();
         let (groups, grid, tile) = (self.groups, Grid { start, strides }, context.isa.tile());
         let work = Work { window, input, output, grid, groups, tile, threads: context.threads };
-        Some(Phase { offset, first, work })
+        let order = (0..taps).map(|tap| {
+            let at = [tap / (kernel[1] * kernel[2]), tap / kernel[2] % kernel[1], tap % kernel[2]];
+            self.tap([0, 1, 2].map(|axis| first[axis] + stride[axis] * (kernel[axis] - 1 - at[axis])))
+        });
+        Some(Phase { offset, work, order: order.collect() })
+    }
+
+    /// The tap of the kernel at a place of its extent.
+    fn tap(&self, at: [usize; 3]) -> usize {
+        let kernel = self.kernel();
+        if (0..3).any(|axis| !at[axis].is_multiple_of(self.spacing[axis])) {
+            return Adjoint::NONE;
+        }
+        let [d, h, w] = [0, 1, 2].map(|axis| at[axis] / self.spacing[axis]);
+        (d * kernel[1] + h) * kernel[2] + w
+    }
+
+    /// Taps along each axis, without gaps.
+    fn kernel(&self) -> [usize; 3] {
+        [0, 1, 2].map(|axis| (self.window.kernel[axis] - 1) / self.spacing[axis] + 1)
     }
 
     /// One factor and one summand of each output channel.
@@ -161,91 +216,122 @@ impl ConvTranspose {
         super::scale_shift(self.filters, own.get(1).copied(), norm)
     }
 
-    fn compile_phase(&self, context: &mut Compile<'_>, phase: &Phase) -> Direct {
-        let Phase { offset, first, work } = *phase;
-        let (isa, kernel, groups) = (context.isa, work.window.kernel, work.groups);
+    /// The weights as those of a convolution with the taps `order`.
+    fn weights<'a>(
+        &self,
+        values: &'a [f32],
+        scale: Option<&'a [f32]>,
+        channels: usize,
+        order: &'a [usize],
+    ) -> Weights<'a> {
+        let taps = self.kernel().iter().product();
+        Weights::adjoint(values, scale, self.groups, channels, Adjoint { order, taps })
+    }
+
+    fn compile_phase(&self, context: &mut Compile<'_>, phase: Phase) -> Piece {
+        let Phase { offset, work, order } = phase;
+        let Compile { isa, pool, .. } = *context;
         let (scale, shift) = self.scale_shift(context);
-        let panels = direct::panels(isa, &work);
-        let (weight, channels) = (context.parameters[0], work.input.c / groups);
-        let packed = context.packed(&format!("phase {offset:?}"), || {
-            let values = self.taps(weight, channels, kernel, first);
-            Weights { values: &values, scale: &scale, groups, channels, taps: work.window.taps() }.pack(panels)
-        });
-        let bias = context.packed("bias", || weights::pad(&shift, groups, panels));
         let Epilogue { residual, activation, .. } = self.epilogue;
-        Direct::new(isa, work, [packed, bias], residual, activation)
+        if order.is_empty() {
+            let bias = context.copied("constant", &shift);
+            return Piece::Constant(Constant::new(isa, work, bias, residual, activation));
+        }
+        let panels = direct::panels(isa, &work);
+        let (values, channels) = (context.parameters[0], work.input.c / work.groups);
+        let packed = context.packed(&format!("phase {offset:?}"), work.groups * panels.len(), |packed| {
+            self.weights(values, Some(&scale), channels, &order).pack(panels, packed, pool);
+        });
+        let length = work.groups * panels.padded_columns();
+        let bias = context.packed("bias", length, |bias| weights::pad(&shift, panels, bias));
+        Piece::Direct(Box::new(Direct::new(isa, work, [packed, bias], residual, activation)), order)
     }
 
-    fn compile_sparse(&self, context: &mut Compile<'_>) -> Sparse {
+    fn compile_sparse(&self, context: &mut Compile<'_>) -> Piece {
         let (scale, shift) = self.scale_shift(context);
-        let (weight, channels) = (context.parameters[0], context.inputs[0].c / self.groups);
-        let (per_group, taps) = (self.filters / self.groups, self.window.taps());
-        let weight = |k, c, tap| weight[self.row(per_group, channels, k, c) * taps + tap];
+        let Window { kernel: [depth, height, width], .. } = self.window;
+        let taps = (0..depth * height * width).map(|tap| [tap / (height * width), tap / width % height, tap % width]);
+        let order: Vec<usize> = taps.map(|at| self.tap(at)).collect();
+        let (input, output) = (context.inputs[0], context.output);
+        let weights = self.weights(context.parameters[0], Some(&scale), input.c / self.groups, &order);
         let kind = (Direction::Transposed, self.window, self.groups);
-        Sparse::new(context, kind, &self.epilogue, (&scale, &shift), weight)
+        let Epilogue { residual, activation, .. } = self.epilogue;
+        let sparse = Sparse::new(context, kind, (input, output), (&weights, &shift), (residual, activation));
+        Piece::Sparse(Box::new(sparse), order)
     }
+}
 
-    /// The row of the weight `(c, k / groups, taps)` for output channel `k` and input channel `c` of its group.
-    fn row(&self, per_group: usize, channels: usize, k: usize, c: usize) -> usize {
-        (k / per_group * channels + c) * per_group + k % per_group
+/// A part of the output, and the taps of its weights.
+enum Piece {
+    Direct(Box<Direct>, Vec<usize>),
+    /// What no tap sees.
+    Constant(Constant),
+    Sparse(Box<Sparse>, Vec<usize>),
+}
+
+impl Piece {
+    fn step(&self) -> &dyn Step {
+        match self {
+            Self::Direct(direct, _) => &**direct,
+            Self::Constant(constant) => constant,
+            Self::Sparse(sparse, _) => &**sparse,
+        }
     }
+}
 
-    /// The weights of a phase as those of a convolution `(k, c / groups, taps)`: every `stride`-th tap from `first`,
-    /// the last one first.
-    fn taps(&self, weight: &[f32], channels: usize, kernel: [usize; 3], first: [usize; 3]) -> Buffer {
-        let Window { kernel: full, stride, .. } = self.window;
-        let per_group = self.filters / self.groups;
-        let taps: usize = kernel.iter().product();
-        let mut values = Buffer::zeroed(self.filters * channels * taps);
-        for (tap, at) in
-            (0..taps).map(|t| [t / (kernel[1] * kernel[2]), t / kernel[2] % kernel[1], t % kernel[2]]).enumerate()
-        {
-            let from: [usize; 3] =
-                std::array::from_fn(|axis| first[axis] + stride[axis] * (kernel[axis] - 1 - at[axis]));
-            let from = (from[0] * full[1] + from[1]) * full[2] + from[2];
-            for k in 0..self.filters {
-                for c in 0..channels {
-                    let row = self.row(per_group, channels, k, c);
-                    values[(k * channels + c) * taps + tap] = weight[row * self.window.taps() + from];
-                }
+/// One piece after the other, each with outputs of its own.
+pub(super) struct Transposed {
+    op: ConvTranspose,
+    /// Input channels of a group.
+    channels: usize,
+    pieces: Vec<Piece>,
+}
+
+impl Transposed {
+    /// Packs the weights, and the bias of each output channel, again.
+    pub(super) fn repack(&mut self, values: &[f32], bias: &[f32], pool: &Pool) {
+        let Self { op, channels, .. } = *self;
+        for piece in &mut self.pieces {
+            match piece {
+                Piece::Direct(direct, order) => direct.repack(&op.weights(values, None, channels, order), bias, pool),
+                Piece::Constant(constant) => constant.repack(bias),
+                Piece::Sparse(sparse, order) => sparse.repack(&op.weights(values, None, channels, order), bias),
             }
         }
-        values
     }
 }
 
-/// One direct convolution after the other, each with outputs of its own.
-struct Phases {
-    phases: Vec<Direct>,
-}
-
-impl Step for Phases {
+impl Step for Transposed {
     fn scratch(&self) -> usize {
-        self.phases.iter().map(Step::scratch).max().unwrap_or(0)
+        self.pieces.iter().map(|piece| piece.step().scratch()).max().unwrap_or(0)
     }
 
     fn forward(&self, io: Io<'_>) {
         let Io { inputs, output, scratch, pool } = io;
-        for phase in &self.phases {
-            let scratch = &mut scratch[..phase.scratch()];
-            phase.forward(Io { inputs, output: &mut *output, scratch, pool });
+        for piece in &self.pieces {
+            let scratch = &mut scratch[..piece.step().scratch()];
+            piece.step().forward(Io { inputs, output: &mut *output, scratch, pool });
         }
     }
 
     fn algorithm(&self) -> String {
-        format!("transposed, {} phases", self.phases.len())
+        match self.pieces.as_slice() {
+            [Piece::Sparse(sparse, _)] => sparse.algorithm(),
+            pieces => format!("transposed, {} phases", pieces.len()),
+        }
     }
 
     fn flops(&self) -> u64 {
-        self.phases.iter().map(Step::flops).sum()
+        self.pieces.iter().map(|piece| piece.step().flops()).sum()
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::buffer::Buffer;
     use crate::ops::activation::Activation;
-    use crate::ops::gather;
+    use crate::ops::{Packing, gather};
     use crate::parallel;
     use crate::simd::Isa;
     use crate::testing::{assert_close, for_each_isa, random};
@@ -277,9 +363,12 @@ mod tests {
 
     fn run(op: &ConvTranspose, input: Shape, parameters: &[&[f32]], x: &[f32], isa: Isa, threads: usize) -> Vec<f32> {
         let output = op.infer(&[input]).unwrap();
-        let (packs, packed) = (&mut Default::default(), &mut Vec::new());
-        let step = op.compile(&mut Compile { isa, threads, inputs: &[input], output, parameters, packs, packed });
-        gather(packed);
+        let mut made = Vec::new();
+        let step = parallel::run_with(threads, |pool| {
+            let packing = Packing::Shared { known: &mut Default::default(), made: &mut made };
+            op.compile(&mut Compile { isa, threads, pool, inputs: &[input], output, parameters, packing })
+        });
+        gather(&made);
         let mut y = vec![f32::NAN; output.len()];
         let mut scratch = Buffer::copy_of(&vec![f32::NAN; step.scratch()]);
         parallel::run_with(threads, |pool| {
@@ -298,7 +387,7 @@ mod tests {
         for (groups, filters) in [(1, 20), (2, 6), (4, 4)] {
             let window = Window::new(kernel, stride, [1; 3], padding).unwrap();
             let epilogue = Epilogue { activation: Activation::Relu, ..Epilogue::default() };
-            let op = ConvTranspose { filters, window, output_padding, groups, bias: true, epilogue };
+            let op = ConvTranspose { filters, window, output_padding, spacing: [1; 3], groups, bias: true, epilogue };
             let shapes = op.signature(&[input.c]).unwrap().parameters;
             let weight = random(2, shapes[0].shape.iter().product());
             let (bias, x) = (random(3, filters), random(1, input.len()));
@@ -344,20 +433,39 @@ mod tests {
     fn steps_do_not_multiply_with_the_stride() {
         let window = Window::new([1, 2, 2], [1, 2000, 2000], [1; 3], [[0; 2]; 3]).unwrap();
         let epilogue = Epilogue::default();
-        let op = ConvTranspose { filters: 4, window, output_padding: [0; 3], groups: 1, bias: false, epilogue };
+        let op = ConvTranspose {
+            filters: 4,
+            window,
+            output_padding: [0; 3],
+            spacing: [1; 3],
+            groups: 1,
+            bias: false,
+            epilogue,
+        };
         let input = Shape::new(1, [1, 2, 2], 4);
         let (output, weight) = (op.infer(&[input]).unwrap(), random(1, 64));
-        let (packs, packed) = (&mut Default::default(), &mut Vec::new());
-        let (isa, parameters) = (Isa::best(), &[&weight[..]][..]);
-        op.compile(&mut Compile { isa, threads: 1, inputs: &[input], output, parameters, packs, packed });
-        assert_eq!(packed.len(), 2, "weights and bias are packed once");
+        let mut made = Vec::new();
+        parallel::run_with(1, |pool| {
+            let packing = Packing::Shared { known: &mut Default::default(), made: &mut made };
+            let (isa, threads, parameters) = (Isa::best(), 1, &[&weight[..]][..]);
+            op.compile(&mut Compile { isa, threads, pool, inputs: &[input], output, parameters, packing });
+        });
+        assert_eq!(made.len(), 2, "weights and bias are packed once");
     }
 
     #[test]
     fn errors_name_the_axis() {
         let window = Window::new([1, 2, 2], [1, 2, 2], [1; 3], [[0; 2], [9; 2], [0; 2]]).unwrap();
         let epilogue = Epilogue::default();
-        let op = ConvTranspose { filters: 4, window, output_padding: [0; 3], groups: 1, bias: false, epilogue };
+        let op = ConvTranspose {
+            filters: 4,
+            window,
+            output_padding: [0; 3],
+            spacing: [1; 3],
+            groups: 1,
+            bias: false,
+            epilogue,
+        };
         let error = op.infer(&[Shape::new(1, [1, 2, 2], 4)]).unwrap_err();
         assert!(error.contains("height"), "{error}");
     }

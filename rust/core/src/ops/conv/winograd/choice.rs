@@ -73,6 +73,17 @@ pub(in super::super) fn choose(work: &Work, precision: Precision) -> Option<Vari
         .map(|(_, variant)| variant)
 }
 
+/// As [`choose`], where the weights are transformed for every run of the whole batch.
+pub(in super::super) fn choose_for_training(work: &Work) -> Option<Variant> {
+    /// As long as transforming the weights for one product.
+    const TRANSFORM_WEIGHT: f64 = 300.0;
+    let variant = choose(work, Precision::Default)?;
+    let slots: usize = variant.0.iter().map(|axis| axis.points()).product();
+    let transform = TRANSFORM_WEIGHT * (slots * work.input.c * work.output.c) as f64;
+    let direct = work.flops() as f64 / 2.0;
+    (variant.cost(work) * work.output.n as f64 + transform < WORTH * direct).then_some(variant)
+}
+
 impl Variant {
     /// Time of one sample in multiply-adds: the products, tiles that reach over the border included, the transforms, the
     /// weights.

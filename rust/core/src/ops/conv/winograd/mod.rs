@@ -23,12 +23,12 @@ mod weights;
 use std::ops::Range;
 
 pub use choice::Precision;
-pub(super) use choice::{Variant, choose};
+pub(super) use choice::{Variant, choose, choose_for_training};
 use tiles::{Gather, Scatter, Slots, Tiling};
 
 use super::blocking::Work;
-use super::weights::Weights;
-use crate::buffer::{Buffer, LINE, align_up};
+use super::weights::{Weights, pad};
+use crate::buffer::{LINE, align_up};
 use crate::gemm::{self, Ahead, GROUPS, Panels, Segment, Stages, Tile, group_sizes};
 use crate::ops::activation::Activation;
 use crate::ops::{Io, Packed, Step};
@@ -66,9 +66,14 @@ pub(super) fn panels(isa: Isa, work: &Work) -> Panels {
     Panels::new(isa, work.input.c, work.output.c)
 }
 
-/// The transformed weights.
-pub(super) fn pack(isa: Isa, work: &Work, variant: Variant, weights: &Weights<'_>) -> Buffer {
-    weights::pack(weights, variant.axes(), panels(isa, work))
+/// Writes the transformed weights.
+pub(super) fn pack(weights: &Weights<'_>, variant: Variant, panels: Panels, packed: &mut [f32], pool: &Pool) {
+    weights::pack(weights, variant.axes(), panels, packed, pool);
+}
+
+/// Elements of the transformed weights.
+pub(super) fn packed_len(isa: Isa, work: &Work, variant: Variant) -> usize {
+    variant.axes().iter().map(|axis| axis.points()).product::<usize>() * panels(isa, work).len()
 }
 
 impl Winograd {
@@ -100,6 +105,12 @@ impl Winograd {
         new.shared = threads > 1 && weights > RESIDENT && by_shared < by_private;
         new.block = if new.shared { shared } else { private };
         new
+    }
+
+    /// Packs the weights, and the bias of each output channel, again.
+    pub(super) fn repack(&mut self, weights: &Weights<'_>, bias: &[f32], pool: &Pool) {
+        weights::pack(weights, self.tiling.axes, self.panels, self.weights.refill(), pool);
+        pad(bias, self.panels, self.bias.refill());
     }
 
     /// Floats between the rows of V and of M: whole vectors.

@@ -2,15 +2,14 @@
 
 use super::super::weights::Weights;
 use super::transform::Axis;
-use crate::buffer::Buffer;
 use crate::gemm::Panels;
+use crate::parallel::{Pool, SharedMut};
 
 /// Transforms in float64 and rounds once. `panels` cut the matrix (c, k) of one slot.
-pub(super) fn pack(weights: &Weights<'_>, axes: [Axis; 3], panels: Panels) -> Buffer {
-    let Weights { values, scale, channels, taps, .. } = *weights;
-    let slots: usize = axes.iter().map(|axis| axis.points()).product();
-    let mut packed = Buffer::zeroed(slots * panels.len());
-    for index in 0..panels.count() {
+pub(super) fn pack(weights: &Weights<'_>, axes: [Axis; 3], panels: Panels, packed: &mut [f32], pool: &Pool) {
+    let Weights { channels, taps, .. } = *weights;
+    let packed = SharedMut::new(packed);
+    pool.for_each(panels.count(), |index| {
         let panel = panels.panel(index);
         let stride = panel.columns.next_multiple_of(panels.lanes());
         for c in 0..channels {
@@ -19,7 +18,7 @@ pub(super) fn pack(weights: &Weights<'_>, axes: [Axis; 3], panels: Panels) -> Bu
             for tap in 0..taps {
                 rows.extend(
                     (panel.column..panel.column + panel.columns)
-                        .map(|k| f64::from(values[(k * channels + c) * taps + tap]) * f64::from(scale[k])),
+                        .map(|k| f64::from(weights.raw(k, c, tap)) * f64::from(weights.scale(k))),
                 );
             }
             let mut inner = panel.columns;
@@ -29,13 +28,12 @@ pub(super) fn pack(weights: &Weights<'_>, axes: [Axis; 3], panels: Panels) -> Bu
             }
             for (slot, row) in rows.chunks_exact(panel.columns).enumerate() {
                 let start = slot * panels.len() + panel.start + c * stride;
-                for (to, from) in packed[start..start + panel.columns].iter_mut().zip(row) {
-                    *to = *from as f32;
-                }
+                // SAFETY: panels do not overlap.
+                let to = unsafe { packed.slice_mut(start..start + panel.columns) };
+                to.iter_mut().zip(row).for_each(|(to, from)| *to = *from as f32);
             }
         }
-    }
-    packed
+    });
 }
 
 /// `(outer, taps, inner)` to `(outer, points, inner)`.

@@ -1,0 +1,170 @@
+//! Training a network: forward with everything kept, backward, and the gradients in between.
+
+use super::network::{Network, State, Tensor, Watch};
+use super::training_exec::Tape;
+use super::training_plan::{TrainingKey, TrainingPlan};
+use crate::buffer::Buffer;
+use crate::error::{Error, Result};
+use crate::parallel;
+use crate::params::Params;
+use crate::shape::Shape;
+use crate::simd::Isa;
+
+/// What a training step is to do.
+#[derive(Clone, Debug)]
+pub struct Training<'a> {
+    /// The instruction set.
+    pub isa: Isa,
+    /// The nodes whose values are wanted.
+    pub outputs: &'a [usize],
+    /// For each parameter, in the order of the table, whether its gradient is wanted. A batch norm whose weight and bias
+    /// are both frozen uses its running statistics.
+    pub trainable: &'a [bool],
+    /// Whether gradients of the inputs are wanted.
+    pub input_gradients: bool,
+    /// Of the random numbers of this step.
+    pub seed: u64,
+}
+
+impl Training<'_> {
+    fn key(&self, params: &Params, inputs: Vec<Shape>) -> TrainingKey {
+        let trainable = params.entries().iter().enumerate();
+        let trainable =
+            trainable.map(|(row, entry)| entry.trainable() && self.trainable.get(row).copied().unwrap_or(false));
+        TrainingKey {
+            inputs,
+            outputs: self.outputs.to_vec(),
+            isa: self.isa,
+            threads: parallel::threads(),
+            trainable: trainable.collect(),
+            input_gradients: self.input_gradients,
+        }
+    }
+}
+
+/// What lies between the directions, and what is kept from one step to the next.
+#[derive(Default)]
+pub(super) struct Trainer {
+    plan: Option<TrainingPlan>,
+    arena: Buffer,
+    seed: u64,
+    /// Whether a step forward waits for its step backward.
+    ready: bool,
+    /// The edition of the parameters that the plan was made from.
+    edition: u64,
+    /// Whether an optimiser has changed them since.
+    pub(super) stale: bool,
+    pub(super) gradients: Buffer,
+}
+
+impl Network {
+    /// The values of the outputs, with batch statistics; moves the running statistics, and keeps what
+    /// [`Network::train_backward`] needs.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] or [`Error::Memory`] if the network cannot work on inputs of these shapes.
+    pub fn train_forward(
+        &self,
+        inputs: &[(Shape, &[f32])],
+        training: &Training<'_>,
+        watch: &mut dyn Watch,
+    ) -> Result<Vec<Tensor>> {
+        self.check(inputs, training.outputs)?;
+        let mut state = self.lock();
+        let State { params, trainer, .. } = &mut *state;
+        params.allocate()?;
+        let key = training.key(params, inputs.iter().map(|(shape, _)| *shape).collect());
+        trainer.ready = false;
+        let known = trainer.plan.take().filter(|plan| plan.key == key && trainer.edition == params.edition());
+        let fresh = known.is_none();
+        let mut plan = match known {
+            Some(plan) => plan,
+            None => TrainingPlan::new(self.graph(), params, key)?,
+        };
+        if fresh || trainer.stale {
+            plan.repack(params);
+        }
+        (trainer.edition, trainer.stale) = (params.edition(), false);
+        if trainer.arena.len() < plan.arena {
+            // The old one goes first: both at once may be too much.
+            trainer.arena = Buffer::default();
+            trainer.arena = plan.allocate()?;
+        }
+        let mut results: Vec<Tensor> =
+            plan.outputs.iter().map(|(_, shape, _)| (*shape, vec![0.0; shape.len()])).collect();
+        let mut slices: Vec<&mut [f32]> = results.iter_mut().map(|(_, values)| values.as_mut_slice()).collect();
+        let values: Vec<&[f32]> = inputs.iter().map(|(_, values)| *values).collect();
+        trainer.seed = training.seed;
+        let tape = Tape { arena: &mut trainer.arena, seed: trainer.seed };
+        let outcome = plan.forward(tape, params, &values, &mut slices, watch);
+        if outcome.is_ok() {
+            plan.settle(&trainer.arena, params);
+        }
+        trainer.ready = outcome.is_ok();
+        trainer.plan = Some(plan);
+        outcome.map(|()| results)
+    }
+
+    /// Goes back through the last [`Network::train_forward`]: adds to the gradients of the parameters, and returns those of
+    /// the inputs if they were wanted.
+    ///
+    /// # Errors
+    /// [`Error::State`] if there was none, [`Error::Shape`] if a gradient has not the shape of its output.
+    pub fn train_backward(&self, d_outputs: &[(Shape, &[f32])], watch: &mut dyn Watch) -> Result<Vec<Tensor>> {
+        let mut state = self.lock();
+        let State { params, trainer, .. } = &mut *state;
+        let plan = trainer.plan.as_ref().filter(|_| trainer.ready).ok_or_else(|| Error::State {
+            message: "expected a step forward in training mode before each step backward".into(),
+        })?;
+        if plan.outputs.len() != d_outputs.len() {
+            let message = format!("expected {} gradients, got {}", plan.outputs.len(), d_outputs.len());
+            return Err(Error::Shape { node: "output".into(), message });
+        }
+        for ((node, shape, _), (got, values)) in plan.outputs.iter().zip(d_outputs) {
+            if shape != got || values.len() != shape.len() {
+                let message = format!("expected the gradient of shape {shape}, got {got}");
+                return Err(Error::Shape { node: plan.nodes[*node].name.clone(), message });
+            }
+        }
+        if trainer.gradients.len() != params.len() {
+            let gradients = Buffer::try_zeroed(params.len());
+            trainer.gradients =
+                gradients.map_err(|failed| Error::out_of_memory("the network", "gradients", failed.bytes))?;
+        }
+        let values: Vec<&[f32]> = d_outputs.iter().map(|(_, values)| *values).collect();
+        let tape = Tape { arena: &mut trainer.arena, seed: trainer.seed };
+        trainer.ready = false;
+        plan.backward(tape, params, &mut trainer.gradients, &values, watch)?;
+        Ok(if plan.key.input_gradients { plan.input_gradients(&trainer.arena) } else { Vec::new() })
+    }
+
+    /// Bytes of activations, gradients of activations and scratch memory of a training step, found by planning it.
+    ///
+    /// # Errors
+    /// As [`Network::train_forward`].
+    pub fn training_bytes(&self, inputs: &[Shape], training: &Training<'_>) -> Result<usize> {
+        let mut state = self.lock();
+        state.params.allocate()?;
+        let key = training.key(&state.params, inputs.to_vec());
+        let plan = TrainingPlan::new(self.graph(), &state.params, key)?;
+        Ok(plan.arena.saturating_mul(size_of::<f32>()))
+    }
+
+    /// A copy of the gradient of a parameter, with its shape: zeros if there is none.
+    ///
+    /// # Errors
+    /// [`Error::Parameter`] for an unknown name.
+    pub fn gradient(&self, name: &str) -> Result<(Vec<usize>, Vec<f32>)> {
+        let state = self.lock();
+        let row = state.params.find(name)?;
+        let range = state.params.range(row);
+        let gradients = &state.trainer.gradients;
+        let values = if gradients.is_empty() { vec![0.0; range.len()] } else { gradients[range].to_vec() };
+        Ok((state.params.entries()[row].shape.clone(), values))
+    }
+
+    /// Sets all gradients to zero.
+    pub fn zero_gradients(&self) {
+        self.lock().trainer.gradients.fill(0.0);
+    }
+}
