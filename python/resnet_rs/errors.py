@@ -75,10 +75,6 @@ class MemoryLimitError(ResnetError, MemoryError):
     """Something would need more memory than there is; raised before it is allocated."""
 
 
-class StateError(ResnetError, RuntimeError):
-    """A step of training at the wrong time, such as backward without forward."""
-
-
 class InternalError(ResnetError, RuntimeError):
     """A fault of the engine, not of its caller; the message says where, for a bug report."""
 
