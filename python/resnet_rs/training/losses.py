@@ -44,7 +44,7 @@ __all__ = [
     "get",
 ]
 
-REDUCTIONS = ("mean", "sum", "sum_over_batch_size", "none")
+REDUCTIONS = ("mean", "sum_over_batch_size", "mean_with_sample_weight", "sum", "none")
 
 
 class Loss:
@@ -86,8 +86,8 @@ class Loss:
         """Return the loss of a batch: a number, or with reduction="none" the array of values."""
         prediction = engine_shape(as_float32(real_array(y_pred, "y_pred")))
         target = self.target(y_true, prediction.shape)
-        values, _ = self.evaluate(target, prediction, sample_weight, logits=bool(self.from_logits))
-        return values if self.reduction == "none" else reduced(values, sample_weight, self.reduction)
+        value, values, _ = self.evaluate(target, prediction, sample_weight, logits=bool(self.from_logits))
+        return values if self.reduction == "none" else value
 
     def target(self, y_true: ArrayLike, shape: tuple[int, ...]) -> NDArray[Any]:
         """Return `y_true` as the engine takes it for an output of `shape` (n, d, h, w, c).
@@ -124,12 +124,14 @@ class Loss:
         weights: ArrayLike | None,
         *,
         logits: bool,
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Return the unreduced values and the gradient of the reduced loss, for arrays as the engine has them."""
-        options = {**self.options(), "from_logits": logits, "reduction": self.reduction}
-        if weights is not None:
-            options["weights"] = as_float32(real_array(weights, "sample_weight"))
-        return _core.loss(f"{self.form}_{self.kind}".lstrip("_"), prediction, target, options)
+    ) -> tuple[float, NDArray[np.float32], NDArray[np.float32]]:
+        """Return the loss, its unreduced values and its gradient, for arrays as the engine has them."""
+        options = {name: value for name, value in self.options().items() if value is not None}
+        options["reduction"] = self.reduction
+        if self.form:
+            options["from_logits"] = logits
+        factors = None if weights is None else as_float32(real_array(weights, "sample_weight"))
+        return _core.loss(f"{self.form}_{self.kind}".lstrip("_"), prediction, target, options, factors)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(from_logits={self.from_logits}, reduction={self.reduction!r})"
@@ -319,15 +321,6 @@ def check_weights(argument: str, value: Sequence[float] | None) -> list[float] |
     if isinstance(value, (str, Mapping)) or not isinstance(value, (Sequence, np.ndarray)):
         raise ArgumentError(f"{argument}: expected a number per class, got {value!r}")
     return [check_number(f"{argument}[{position}]", number, 0) for position, number in enumerate(value)]
-
-
-def reduced(values: NDArray[np.float32], weights: ArrayLike | None, reduction: str) -> float:
-    """Return the number that values come to; the sum is of float64, in an order of its own."""
-    array = values.astype(np.float64)
-    if weights is not None:
-        array *= broadcast_weights(np.asarray(weights, np.float64), array.shape)
-    total = float(array.sum())
-    return total if reduction in ("sum", "none") else total / max(1, array.size)
 
 
 def broadcast_weights(weights: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any]:

@@ -82,12 +82,10 @@ class Optimizer(ABC):
 
     def native_options(self) -> dict[str, Any]:
         """What the engine's optimiser takes."""
-        return {
-            **self.options(),
-            "clip_value": self.clipvalue,
-            "clip_norm": self.global_clipnorm,
-            "average": self.ema_momentum,
-        }
+        names = {"beta_1": "beta1", "beta_2": "beta2"}
+        made = {names.get(name, name): value for name, value in self.options().items()}
+        made |= {"clip_value": self.clipvalue, "clip_norm": self.global_clipnorm, "average": self.ema_momentum}
+        return {name: value for name, value in made.items() if value is not None}
 
     def decays(self, names: Iterable[str], shapes: Iterable[tuple[int, ...]]) -> list[float]:
         """Return the weight decay of each parameter."""

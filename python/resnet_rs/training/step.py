@@ -10,10 +10,9 @@ import numpy as np
 from resnet_rs import _core
 from resnet_rs.arrays import as_float32, real_array
 from resnet_rs.errors import ArgumentError, ShapeError
-from resnet_rs.runtime import require_memory
 
 from .data.dataset import Batch
-from .losses import FunctionLoss, Loss, broadcast_weights, reduced
+from .losses import FunctionLoss, Loss, broadcast_weights
 from .schedules import Schedule
 
 if TYPE_CHECKING:
@@ -62,7 +61,6 @@ class Compiled:
         self.averaged = False
         self._native: _core.Optimizer | None = None
         self._layout: tuple[object, ...] = ()
-        self._fits: set[tuple[int, ...]] = set()
 
     # -- the engine's optimiser ---------------------------------------------------------------------------------------
 
@@ -126,15 +124,10 @@ class Compiled:
         """Add a batch's gradients to those that are there (`first`: to zero), times `share`; return its loss."""
         model, network = self.model, self.model._network
         array, shape = model.engine_input(batch.x)
-        flags = model.trainable_flags()
-        self.require_memory(shape, flags)
-        model._initialise()
         self.use_average(False)
         if first:
             network.zero_gradients()
-        [y] = network.train_forward(
-            [array], [self.output.node], trainable=flags, seed=step_seed(self.seed, self.batches), recompute=self.recompute
-        )
+        y = model.train_forward(array, shape, self.output.node, step_seed(self.seed, self.batches), self.recompute)
         value, d_y = self.loss_of(batch, y, class_weight)
         if share != 1:
             d_y *= np.float32(share)
@@ -170,8 +163,7 @@ class Compiled:
         else:
             target = self.loss.target(truth, y.shape)
             weights = self.weights(self.loss, target, batch.weight, class_weight, y.shape)
-            values, d_y = self.loss.evaluate(target, y, weights, logits=self.output.logits)
-            value = reduced(values, weights, self.loss.reduction)
+            value, _, d_y = self.loss.evaluate(target, y, weights, logits=self.output.logits)
         for metric in self.metrics:
             metric.update(truth, prediction)
         return value, d_y
@@ -204,12 +196,6 @@ class Compiled:
             # What is to be ignored has a negative number, and no weight of its own.
             weights = weights * np.where(numbers >= 0, table[np.maximum(numbers, 0)], 1)
         return as_float32(weights)
-
-    def require_memory(self, shape: tuple[int, ...], flags: list[bool]) -> None:
-        if shape not in self._fits:
-            needed = self.model._network.training_bytes(shape, [self.output.node], flags, self.recompute)
-            require_memory(needed + self.model._missing_bytes(), f"{self.model.name}: training on a batch of {shape[0]}")
-            self._fits.add(shape)
 
 
 def step_seed(seed: int, step: int) -> int:
