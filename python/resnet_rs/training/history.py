@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
+    from resnet_rs.model import Model
+
     from .run import Run
-    from .trainable import Trainable
 
 __all__ = ["Callback", "History"]
 
@@ -22,13 +23,13 @@ class Callback:
     Setting `model.stop_training = True` ends the training.
     """
 
-    model: Trainable
+    model: Model
     params: dict[str, Any]
     run: Run
     # Callbacks are told in the order of this number, and of the list that they came in.
     order: ClassVar[int] = 0
 
-    def set_model(self, model: Trainable) -> None:
+    def set_model(self, model: Model) -> None:
         """Called before the training with the model."""
         self.model = model
 

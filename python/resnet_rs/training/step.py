@@ -135,6 +135,10 @@ class Compiled:
         self.batches += 1
         return value
 
+    def ends_in_logits(self) -> bool:
+        """Whether `predict` returns logits, as far as the loss says."""
+        return self.output.logits and self.output.node == self.model.graph.outputs["output"]
+
     def update(self) -> None:
         """Take a step with the gradients that are there."""
         self.model._network.update(self.native, self.learning_rate())
