@@ -83,7 +83,7 @@ class RandomRotate90(Augmentation):
         self.probability = check_fraction("probability", probability)
 
     def options(self) -> dict[str, Any]:
-        return {"kind": "rotate90", "axes": self.axes, "probability": self.probability}
+        return {"kind": "rotate90", "plane": self.axes, "probability": self.probability}
 
 
 class RandomCrop(Augmentation):
@@ -112,7 +112,7 @@ class RandomShiftIntensity(Augmentation):
         self.probability = check_fraction("probability", probability)
 
     def options(self) -> dict[str, Any]:
-        return {"kind": "shift_intensity", "limit": self.limit, "probability": self.probability}
+        return {"kind": "shift_intensity", "range": [-self.limit, self.limit], "probability": self.probability}
 
 
 class RandomScaleIntensity(Augmentation):
@@ -124,7 +124,8 @@ class RandomScaleIntensity(Augmentation):
         self.probability = check_fraction("probability", probability)
 
     def options(self) -> dict[str, Any]:
-        return {"kind": "scale_intensity", "limit": self.limit, "probability": self.probability}
+        span = [1 - self.limit, 1 + self.limit]
+        return {"kind": "scale_intensity", "range": span, "probability": self.probability}
 
 
 class Normalize(Augmentation):
@@ -172,7 +173,7 @@ class Elastic(Augmentation):
         return {
             "kind": "elastic",
             "spacing": self.spacing,
-            "magnitude": self.magnitude,
+            "magnitude": [self.magnitude],
             "probability": self.probability,
         }
 

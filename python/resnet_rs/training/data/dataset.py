@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from resnet_rs import _core
-from resnet_rs.arrays import real_array
+from resnet_rs.arrays import as_float32, real_array
 from resnet_rs.checks import check_bool, check_int, check_size
 from resnet_rs.errors import ArgumentError, ShapeError
 
@@ -98,8 +98,8 @@ class Dataset(ABC):
         if not self.augment:
             return batch
         x, masks = _core.augment(
-            batch.x,
-            batch.y if self.masks else None,
+            batch.x if batch.x.dtype == np.uint8 else as_float32(batch.x),
+            labels_of(batch.y) if self.masks else None,
             [augmentation.options() for augmentation in self.augment],
             self.seed,
             (np.asarray(indices, np.int64) + epoch * len(self)).tolist(),
@@ -141,6 +141,13 @@ class Dataset(ABC):
     def subset(self, indices: ArrayLike, **changes: Any) -> Subset:
         """Return a dataset of some samples; `changes` are arguments of `Dataset` that differ."""
         return Subset(self, indices, **changes)
+
+
+def labels_of(masks: NDArray[Any] | None) -> NDArray[Any] | None:
+    """Masks in a type that the engine moves as it is."""
+    if masks is None or masks.dtype in (np.uint8, np.int32, np.int64, np.float32):
+        return masks
+    return masks.astype(np.float32 if masks.dtype.kind == "f" else np.int64)
 
 
 def held_out(count: int, fraction: object) -> int:
