@@ -70,6 +70,12 @@ REFUSED: list[tuple[Callable[[], object], type[Exception], str]] = [
     (lambda: rr.from_weights(5), ArgumentError, "path: expected str"),
     (lambda: models.ResNet20().load_weights({"fc.bias": [[1], [1, 2]]}), ShapeError, "fc.bias: .*different lengths"),
     (lambda: rr.from_weights({"fc.bias": [[1], [1, 2]]}), ShapeError, "fc.bias: .*different lengths"),
+    (lambda: rr.images.read_classes(5), ArgumentError, "path: expected str"),
+    (
+        lambda: models.UNet(encoder="resnet18", input_shape=(64, 64, 3)),
+        ArgumentError,
+        "encoder: .*got str; encoder_name='resnet18' takes a name",
+    ),
     (lambda: F.concat(None), ArgumentError, "arrays: expected a sequence"),
     (lambda: rr.images.load_image(5), ArgumentError, "source: expected a path"),
     (lambda: models.ResNet20().plan((1, 32, 3)), ShapeError, "input of ResNet202D"),
