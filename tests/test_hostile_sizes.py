@@ -11,8 +11,8 @@ import pytest
 from numpy.typing import NDArray
 
 import resnet_rs as rr
+from resnet_rs import _core, runtime
 from resnet_rs import functional as F
-from resnet_rs import runtime
 
 Array = NDArray[np.float32]
 FAR = 2**24 - 1
@@ -100,3 +100,23 @@ def test_a_run_is_refused_before_it_allocates(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(runtime, "available_memory", lambda: y_bytes + 2**20)
     with pytest.raises(rr.MemoryLimitError, match="available"):
         F.upsample(ones(1, 1200, 1200, 4), 2)
+
+
+def test_a_variance_of_zero_without_epsilon_is_nan_as_in_keras() -> None:
+    x = np.array([[1, 2, 5], [3, 4, 6]], np.float32)
+    y = F.batch_norm(x, [1, 0, 0], [0, 1, 0], epsilon=0.0)
+    nan = np.nan  # keras.layers.BatchNormalization(epsilon=0.0), Keras 3.15
+    np.testing.assert_array_equal(y, [[nan, 2, nan], [nan, 4, nan]])
+
+
+def test_a_batch_that_cannot_be_counted() -> None:
+    network = _core.Network([("input", "input", [], {"channels": 4})])
+    with pytest.raises(rr.MemoryLimitError, match="input: an activation"):
+        network.infer((2**62, 1, 1, 1, 4))
+
+
+def test_integers_that_do_not_fit_are_refused() -> None:
+    with pytest.raises(rr.ArgumentError, match="64 bits"):
+        _core.Network([("input", "input", [], {"channels": 2**63})])
+    with pytest.raises(rr.ArgumentError):
+        F.conv(ones(1, 4, 4, 4), ones(4, 4, 3, 3), padding="same", dilation=2**63 - 1)

@@ -198,7 +198,8 @@ def _shortcut(b: Builder, x: Tensor, config: ResNetConfig, unit: Unit) -> Tensor
 
 
 def _batch_norm(b: Builder, x: Tensor, config: ResNetConfig, name: str) -> Tensor:
-    return b.batch_norm(x, epsilon=config.bn_epsilon, momentum=config.bn_momentum, name=name)
+    unbiased = config.bn_unbiased_running_var
+    return b.batch_norm(x, epsilon=config.bn_epsilon, momentum=config.bn_momentum, unbiased=unbiased, name=name)
 
 
 def _norm(b: Builder, x: Tensor, config: ResNetConfig, name: str) -> Tensor:

@@ -14,7 +14,7 @@ from typing import NamedTuple
 from .checks import check_bool, check_choice, check_fraction, check_size, check_sizes
 from .errors import ArgumentError, UnknownArgumentError, suggest
 
-__all__ = ["ACTIVATIONS", "BLOCK_TYPES", "BlockType", "ResNetConfig", "Stage"]
+__all__ = ["ACTIVATIONS", "BLOCK_TYPES", "MAX_BLOCKS", "BlockType", "ResNetConfig", "Stage"]
 
 # Accepted names of element-wise functions -> the engine's names.
 ACTIVATIONS: dict[str, str] = {
@@ -110,6 +110,8 @@ class ResNetConfig:
             and dilate instead.
         bn_epsilon: epsilon of every batch normalisation.
         bn_momentum: its momentum, new = momentum * old + (1 - momentum) * batch.
+        bn_unbiased_running_var: training moves the running variance towards the unbiased variance of the batches, as
+            PyTorch does, instead of the biased one (Keras).
         include_rescaling: multiply the input by 1 / 255 first.
 
     Raises:
@@ -148,6 +150,7 @@ class ResNetConfig:
     replace_stride_with_dilation: tuple[bool, ...] = ()
     bn_epsilon: float = 1e-5
     bn_momentum: float = 0.9
+    bn_unbiased_running_var: bool = False
     include_rescaling: bool = False
 
     def __post_init__(self) -> None:

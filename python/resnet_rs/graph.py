@@ -254,9 +254,17 @@ class Builder:
         }
         return self._add("conv_transpose", (x,), filters, attributes, name)
 
-    def batch_norm(self, x: Tensor, *, epsilon: float = 1e-5, momentum: float = 0.9, name: str) -> Tensor:
-        """Batch normalisation over channels; `momentum` as in Keras: new = momentum * old + (1 - momentum) * batch."""
-        return self._add("batch_norm", (x,), x.channels, {"epsilon": epsilon, "momentum": momentum}, name)
+    def batch_norm(
+        self, x: Tensor, *, epsilon: float = 1e-5, momentum: float = 0.9, unbiased: bool = False, name: str
+    ) -> Tensor:
+        """Batch normalisation over channels; `momentum` as in Keras: new = momentum * old + (1 - momentum) * batch.
+
+        `unbiased`: the running variance follows the unbiased variance of the batches (PyTorch) instead of the biased one.
+        """
+        attributes: dict[str, Attribute] = {"epsilon": epsilon, "momentum": momentum}
+        if unbiased:
+            attributes["unbiased"] = True
+        return self._add("batch_norm", (x,), x.channels, attributes, name)
 
     def group_norm(
         self, x: Tensor, groups: int, *, epsilon: float = 1e-5, affine: bool = True, name: str | None = None

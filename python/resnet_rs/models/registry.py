@@ -40,10 +40,12 @@ def register(name: str, family: str, constructor: Callable[..., Model], aliases:
     Raises:
         ArgumentError: another model has the name or an alias, or one that differs by case and separators only.
     """
-    for spelling in (name, constructor.__name__, *aliases):
-        taken = _SPELLINGS.setdefault(_plain(spelling), name)
+    spellings = (name, constructor.__name__, *aliases)
+    for spelling in spellings:
+        taken = _SPELLINGS.get(_plain(spelling), name)
         if taken != name:
             raise ArgumentError(f"name: {spelling!r} is taken by {taken!r}")
+    _SPELLINGS.update(dict.fromkeys(map(_plain, spellings), name))
     _ENTRIES[name] = Entry(name, family, constructor)
 
 

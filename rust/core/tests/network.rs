@@ -255,6 +255,10 @@ fn memory_that_cannot_be_had_is_an_error_that_names_the_node() {
     let error = network.run(Isa::best(), &[(shape, &x)], &[1]).unwrap_err();
     assert!(matches!(&error, Error::Memory { node, .. } if node == "far"), "{error}");
 
+    // A number of elements that wraps around to 0.
+    let error = network.graph().infer(&[Shape::new(1 << 62, [1; 3], 4)]).unwrap_err();
+    assert!(matches!(&error, Error::Memory { node, .. } if node == "input"), "{error}");
+
     attributes[0] = ("filters", Value::Int(1 << 24));
     attributes[1] = ("kernel", three(1 << 12));
     let network = Network::new([input(), node("wide", "conv", &[0], &attributes)]).unwrap();

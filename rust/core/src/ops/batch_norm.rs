@@ -2,7 +2,8 @@
 //!
 //! `y = (x - mean[c]) / sqrt(variance[c] + epsilon) * weight[c] + bias[c]`
 //!
-//! which is `x * scale[c] + shift[c]` with both computed once, in float64.
+//! which is `x * scale[c] + shift[c]` with both computed once, in float64. A channel of variance 0 without epsilon is NaN,
+//! as it is in Keras.
 //!
 //! Training takes mean and variance from the batch, `m` values of each channel, and moves the running ones towards them.
 //! What follows, a sum and an activation `f`, is part of the same passes. With `x̂ = (x - mean) / σ`, `σ² = variance + epsilon`

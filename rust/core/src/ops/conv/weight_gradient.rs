@@ -2,8 +2,13 @@
 //!
 //! `d_weight[k][c][tap] += Σ_n Σ_o x[n, o * stride - padding + tap * dilation][c] * d_y[n, o][k]`
 //!
-//! For each tap it is a matrix (c, k) summed over all outputs that see the input through that tap: a sum of outer
-//! products. Neither factor is packed; padding costs nothing, because outputs that would see it are left out.
+//! For each tap it is a matrix (c, k) summed over all outputs: a sum of outer products. Three ways:
+//!
+//! | kind | for |
+//! |---|---|
+//! | packed | most: both factors of a block of outputs are copied to where a register tile reads them in order |
+//! | in place | few channels, and windows that mostly see padding: outputs that would see it are left out |
+//! | within | few channels per group: a vector spans several groups |
 //!
 //! The outputs are cut into slabs that depend on the shapes alone. Each slab has sums of its own, `(tap, c, k)`, which are
 //! added up in the order of the slabs: the number of threads cannot change a bit. Many weights have one slab, whose
@@ -12,6 +17,7 @@
 use std::ops::Range;
 
 use super::blocking::Work;
+use super::sparse;
 use crate::buffer::align_up;
 use crate::gemm::outer::{self, Outer, Run};
 use crate::parallel::{Pool, SharedMut};
@@ -20,13 +26,22 @@ use crate::simd::{Isa, Kernel, Simd, dispatch, for_rows};
 /// Elements of all slabs together.
 const SUMS: usize = 2 << 20;
 /// Outputs that are worth a slab.
-const OUTPUTS: usize = 2048;
+const OUTPUTS: usize = 512;
 /// Slabs: tasks for that many threads, evenly.
-const SLABS: usize = 32;
+const SLABS: usize = 16;
 /// Elements of both factors that are read again and again from the second-level cache.
 const CACHED: usize = 64 << 10;
+/// Elements of sums that stay there.
+const RESIDENT: usize = 128 << 10;
 /// Outputs of a row where rows may be as long as we like.
-const ROW: usize = 256;
+const ROW: usize = 128;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Packed,
+    InPlace,
+    Within,
+}
 
 /// The compiled gradient.
 pub(super) struct WeightGradient {
@@ -37,8 +52,9 @@ pub(super) struct WeightGradient {
     slabs: usize,
     /// Tasks of a slab.
     pieces: usize,
-    /// Whether a vector of channels spans several groups.
-    within: bool,
+    kind: Kind,
+    /// Output rows of a block that is packed.
+    block: usize,
 }
 
 impl WeightGradient {
@@ -49,10 +65,52 @@ impl WeightGradient {
         let outputs = output.n * output.spatial();
         let slabs = (outputs / OUTPUTS).min(SUMS / weights).clamp(1, SLABS).min(rows);
         let (c, k) = (input.c / groups, output.c / groups);
-        let within = c == k && c < isa.lanes() && isa.lanes().is_multiple_of(c) && output.c.is_multiple_of(isa.lanes());
-        let mut new = Self { isa, work, rows, slabs, pieces: 1, within };
-        new.pieces = SLABS.div_ceil(slabs).min(new.columns() * window.taps());
+        let lanes = isa.lanes();
+        let kind = if c == k && c < lanes && lanes.is_multiple_of(c) && output.c.is_multiple_of(lanes) {
+            Kind::Within
+        } else if c < isa.tile().0 || sparse::pays(&work) {
+            Kind::InPlace
+        } else {
+            Kind::Packed
+        };
+        let mut new = Self { isa, work, rows, slabs, pieces: 1, kind, block: 1 };
+        new.pieces = (4 * work.threads).div_ceil(slabs).min(new.columns());
+        // As many rows as fit, and no more than a plane has.
+        while 2 * new.block <= new.plane() && new.packed_len(2 * new.block) <= CACHED {
+            new.block *= 2;
+        }
         new
+    }
+
+    /// Rows of which a block can consist.
+    fn plane(&self) -> usize {
+        if self.work.is_row() { 1 } else { self.work.output.h }
+    }
+
+    /// The width of a row of outputs, and of the inputs that it sees.
+    fn widths(&self) -> [usize; 2] {
+        let Work { window, output, .. } = self.work;
+        let outputs = if self.work.is_row() { ROW.min(output.w) } else { output.w };
+        [outputs, (outputs - 1) * window.stride[2] + window.extent(2)]
+    }
+
+    /// Input rows that `rows` outputs see through all taps of a plane.
+    fn input_rows(&self, rows: usize) -> usize {
+        (rows - 1) * self.work.window.stride[1] + self.work.window.extent(1)
+    }
+
+    /// Rows of a register tile, and how many it takes for the channels of a group.
+    fn tiles(&self) -> [usize; 2] {
+        let channels = self.work.input.c / self.work.groups;
+        let tiles = channels.div_ceil(self.isa.tile().0);
+        [channels.div_ceil(tiles), tiles]
+    }
+
+    /// Elements of a packed block: inputs `(tile, kd, row, column, c)` and outputs `(row, column, k)`.
+    fn packed_len(&self, rows: usize) -> usize {
+        let ([outputs, inputs], [height, tiles]) = (self.widths(), self.tiles());
+        let depth = self.work.window.kernel[0];
+        align_up(tiles * height * depth * self.input_rows(rows) * inputs) + align_up(self.width() * rows * outputs)
     }
 
     /// Elements of the sums of a slab.
@@ -62,13 +120,14 @@ impl WeightGradient {
     }
 
     pub(super) fn scratch(&self) -> usize {
-        self.slabs * align_up(self.matrix())
+        let packed = if self.kind == Kind::Packed { self.packed_len(self.block) } else { 0 };
+        self.slabs * align_up(self.matrix()) + self.work.threads * packed
     }
 
     /// Pieces of a row of the matrix: as wide as the register tile, none of which spans groups, or a vector.
     fn columns(&self) -> usize {
         let Work { output, groups, .. } = self.work;
-        if self.within { output.c / self.isa.lanes() } else { groups * (output.c / groups).div_ceil(self.width()) }
+        if self.kind == Kind::Within { output.c / self.isa.lanes() } else { groups * (output.c / groups).div_ceil(self.width()) }
     }
 
     fn width(&self) -> usize {
@@ -80,16 +139,21 @@ impl WeightGradient {
         let Work { input, output, .. } = self.work;
         assert!(x.len() == input.len() && d_y.len() == output.len() && d_weight.len() == self.matrix());
         let pitch = align_up(self.matrix());
-        let sums = SharedMut::new(&mut scratch[..self.slabs * pitch]);
-        let parts = self.columns() * self.work.window.taps();
-        pool.for_each(self.slabs * self.pieces, |task| {
+        let (sums, packed) = scratch.split_at_mut(self.slabs * pitch);
+        let shared = SharedMut::new(sums);
+        let columns = self.columns();
+        pool.for_each_scratch(self.slabs * self.pieces, packed, |task, packed| {
             let (slab, piece) = (task / self.pieces, task % self.pieces);
             let rows = slab * self.rows / self.slabs..(slab + 1) * self.rows / self.slabs;
-            let parts = piece * parts / self.pieces..(piece + 1) * parts / self.pieces;
-            let out = sums.as_mut_ptr().wrapping_add(slab * pitch);
-            dispatch(self.isa, Slab { gradient: self, x, d_y, out, rows, parts });
+            let columns = piece * columns / self.pieces..(piece + 1) * columns / self.pieces;
+            let out = shared.as_mut_ptr().wrapping_add(slab * pitch);
+            let slab = Slab { gradient: self, x, d_y, out, rows, columns };
+            match self.kind {
+                Kind::Packed => dispatch(self.isa, Packed { slab, packed }),
+                Kind::InPlace | Kind::Within => dispatch(self.isa, slab),
+            }
         });
-        self.gather(scratch, d_weight, pool);
+        self.gather(sums, d_weight, pool);
     }
 
     /// Adds the sums of the slabs, in order, to the gradient.
@@ -114,6 +178,42 @@ impl WeightGradient {
                 }
             }
         });
+    }
+
+    /// The group and the output channels of a piece of the columns.
+    fn filters(&self, column: usize) -> (usize, Range<usize>) {
+        let Work { output, groups, .. } = self.work;
+        let filters = output.c / groups;
+        let pieces = filters.div_ceil(self.width());
+        let (group, first) = (column / pieces, column % pieces * self.width());
+        (group, group * filters + first..group * filters + filters.min(first + self.width()))
+    }
+
+    /// The first output of a row and their number.
+    fn row(&self, row: usize) -> (usize, usize) {
+        let w = self.work.output.w;
+        if self.work.is_row() { (row * ROW, ROW.min(w - row * ROW)) } else { (row * w, w) }
+    }
+
+    /// The outputs of `rows` of one plane, packed, and the inputs that they see through `tap`.
+    fn packed_runs(&self, rows: Range<usize>, tap: usize, outputs: usize, inputs: usize, runs: &mut Vec<Run>) {
+        let Work { window, output, .. } = self.work;
+        let [_, height, width] = window.kernel;
+        let (kd, kh, kw) = (tap / (height * width), tap / width % height, tap % width);
+        runs.clear();
+        if !self.work.is_row() {
+            let (od, d) = (rows.start / output.h % output.d, self.work.input.d);
+            if window.position(0, od, kd, d).is_none() {
+                return;
+            }
+        }
+        let planes = self.input_rows(rows.len());
+        let (row, vectors) = (self.tiles()[0], outputs);
+        for (index, output) in rows.enumerate() {
+            let input = (kd * planes + index * window.stride[1] + kh * window.dilation[1]) * inputs;
+            let a = (input + kw * window.dilation[2]) * row;
+            runs.push(Run { a, b: index * vectors * self.width(), length: self.row(output).1 });
+        }
     }
 
     /// The outputs of `rows` that see the input through `tap`, as runs of pixels.
@@ -142,7 +242,7 @@ impl WeightGradient {
     }
 }
 
-/// Some parts of the matrix, summed over the outputs of a slab.
+/// Some columns of the matrix, summed over the outputs of a slab.
 struct Slab<'a> {
     gradient: &'a WeightGradient,
     x: &'a [f32],
@@ -150,8 +250,8 @@ struct Slab<'a> {
     /// The sums of the slab.
     out: *mut f32,
     rows: Range<usize>,
-    /// Counted tap by tap in each piece of the columns.
-    parts: Range<usize>,
+    /// Pieces of the columns.
+    columns: Range<usize>,
 }
 
 impl Kernel for Slab<'_> {
@@ -168,14 +268,15 @@ impl Kernel for Slab<'_> {
         while start < self.rows.end {
             let end = self.rows.end.min(start + step);
             let add = start > self.rows.start;
-            for part in self.parts.clone() {
-                let (column, tap) = (part / window.taps(), part % window.taps());
+            for tap in 0..window.taps() {
                 let position = [tap / (height * width), tap / width % height, tap % width];
                 self.gradient.runs(start..end, position, &mut runs);
-                if self.gradient.within {
-                    self.within(s, &runs, tap, column, add);
-                } else {
-                    self.outer(s, &runs, tap, column, add);
+                for column in self.columns.clone() {
+                    if self.gradient.kind == Kind::Within {
+                        self.within(s, &runs, tap, column, add);
+                    } else {
+                        self.in_place(s, &runs, tap, column, add);
+                    }
                 }
             }
             start = end;
@@ -183,16 +284,62 @@ impl Kernel for Slab<'_> {
     }
 }
 
+/// As [`Slab`], with copies of both factors in order.
+struct Packed<'a> {
+    slab: Slab<'a>,
+    packed: &'a mut [f32],
+}
+
+impl Kernel for Packed<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let Self { slab, packed } = self;
+        let gradient = slab.gradient;
+        let ([outputs, inputs], [height, tiles]) = (gradient.widths(), gradient.tiles());
+        let depth = gradient.work.window.kernel[0];
+        let a = align_up(tiles * height * depth * gradient.input_rows(gradient.block) * inputs);
+        let (a, b) = packed.split_at_mut(a);
+        let mut runs = Vec::new();
+        // Sums that stay in the second-level cache while all blocks pass.
+        let column = gradient.matrix() / gradient.work.output.c * gradient.width();
+        let step = (RESIDENT / column).max(1);
+        for first in slab.columns.clone().step_by(step) {
+            let columns = first..slab.columns.end.min(first + step);
+            let mut start = slab.rows.start;
+            while start < slab.rows.end {
+                // A block is a part of one plane.
+                let plane = gradient.plane();
+                let end = slab.rows.end.min(start + gradient.block).min((start / plane + 1) * plane);
+                let mut group = usize::MAX;
+                for column in columns.clone() {
+                    let (next, filters) = gradient.filters(column);
+                    if next != group {
+                        group = next;
+                        slab.pack_inputs(s, start..end, group, a);
+                    }
+                    slab.pack_outputs(s, start..end, filters.clone(), b);
+                    let add = start > slab.rows.start;
+                    for tap in 0..gradient.work.window.taps() {
+                        gradient.packed_runs(start..end, tap, outputs, inputs, &mut runs);
+                        slab.packed(s, &runs, [a, b], (end - start, tap), (filters.clone(), add));
+                    }
+                }
+                start = end;
+            }
+        }
+    }
+}
+
 impl Slab<'_> {
     /// All channels of a group for one tap and one piece of the columns.
     #[inline(always)]
-    fn outer<S: Simd>(&self, s: S, runs: &[Run], tap: usize, column: usize, add: bool) {
+    fn in_place<S: Simd>(&self, s: S, runs: &[Run], tap: usize, column: usize, add: bool) {
         let Work { window, input, output, groups, .. } = self.gradient.work;
-        let (channels, filters) = (input.c / groups, output.c / groups);
-        let pieces = filters.div_ceil(self.gradient.width());
-        let (group, first) = (column / pieces, column % pieces * self.gradient.width());
-        let columns = self.gradient.width().min(filters - first);
-        let k = group * filters + first;
+        let channels = input.c / groups;
+        let (group, filters) = self.gradient.filters(column);
+        let (k, columns) = (filters.start, filters.len());
         let tiles = channels.div_ceil(S::TILE_ROWS);
         for tile in 0..tiles {
             let c = tile * channels / tiles..(tile + 1) * channels / tiles;
@@ -209,6 +356,101 @@ impl Slab<'_> {
             // SAFETY: every pixel of the runs is inside both maps, and has these channels; each task has its own part of
             // the sums.
             unsafe { outer::run(s, &outer, c.len(), columns.div_ceil(S::LANES)) };
+        }
+    }
+
+    /// Copies the inputs that the outputs of `rows` see, of one group: `(tile, kd, row, column, c)`, zeros in the padding.
+    #[inline(always)]
+    fn pack_inputs<S: Simd>(&self, s: S, rows: Range<usize>, group: usize, packed: &mut [f32]) {
+        let Work { window, input, output, groups, .. } = self.gradient.work;
+        let ([_, columns], [height, tiles]) = (self.gradient.widths(), self.gradient.tiles());
+        let channels = input.c / groups;
+        let planes = self.gradient.input_rows(rows.len());
+        let line = columns * height;
+        for tile in 0..tiles {
+            let c = tile * height..channels.min((tile + 1) * height);
+            for (index, row) in packed[tile * window.kernel[0] * planes * line..][..window.kernel[0] * planes * line]
+                .chunks_exact_mut(line)
+                .enumerate()
+            {
+                let (kd, h) = (index / planes, index % planes);
+                let (from, left, length) = if self.gradient.work.is_row() {
+                    let (start, length) = self.gradient.row(rows.start);
+                    (Some(start), 0, length)
+                } else {
+                    let (oh, od, n) =
+                        (rows.start % output.h, rows.start / output.h % output.d, rows.start / (output.h * output.d));
+                    let d = window.position(0, od, kd, input.d);
+                    let h = (oh * window.stride[1] + h).checked_sub(window.padding[1][0]).filter(|&h| h < input.h);
+                    let row = d.zip(h).map(|(d, h)| ((n * input.d + d) * input.h + h) * input.w);
+                    let left = window.padding[2][0].min(columns);
+                    (row, left, input.w.min(columns - left))
+                };
+                let Some(from) = from else {
+                    row.fill(0.0);
+                    continue;
+                };
+                row[..left * height].fill(0.0);
+                row[(left + length) * height..].fill(0.0);
+                let mask = s.first(c.len());
+                let from = &self.x[from * input.c + group * channels + c.start..];
+                for (pixel, to) in row[left * height..][..length * height].chunks_exact_mut(height).enumerate() {
+                    // SAFETY: the channels of the tile are in both.
+                    unsafe { copy(s, from.as_ptr().add(pixel * input.c), to.as_mut_ptr(), c.len(), mask) };
+                }
+            }
+        }
+    }
+
+    /// Copies the outputs of `rows`, some channels of them, to whole vectors: `(row, column, k)`.
+    #[inline(always)]
+    fn pack_outputs<S: Simd>(&self, s: S, rows: Range<usize>, filters: Range<usize>, packed: &mut [f32]) {
+        let ([outputs, _], width) = (self.gradient.widths(), self.gradient.width());
+        let c = self.gradient.work.output.c;
+        for (index, row) in rows.enumerate() {
+            let (start, length) = self.gradient.row(row);
+            let from = &self.d_y[start * c + filters.start..];
+            for (pixel, to) in packed[index * outputs * width..][..length * width].chunks_exact_mut(width).enumerate() {
+                for v in 0..filters.len().div_ceil(S::LANES) {
+                    let tail = s.first(filters.len() - v * S::LANES);
+                    // SAFETY: the mask ends with the channels.
+                    unsafe {
+                        let value = s.load_masked(from.as_ptr().add(pixel * c + v * S::LANES), tail);
+                        s.store(to.as_mut_ptr().add(v * S::LANES), value);
+                    }
+                }
+            }
+        }
+    }
+
+    /// All channels of a group for one tap and some output channels, from packed factors.
+    #[inline(always)]
+    fn packed<S: Simd>(
+        &self,
+        s: S,
+        runs: &[Run],
+        [a, b]: [&[f32]; 2],
+        (rows, tap): (usize, usize),
+        (filters, add): (Range<usize>, bool),
+    ) {
+        let Work { window, input, output, groups, .. } = self.gradient.work;
+        let ([_, columns], [height, tiles]) = (self.gradient.widths(), self.gradient.tiles());
+        let channels = input.c / groups;
+        let tile_len = window.kernel[0] * self.gradient.input_rows(rows) * columns * height;
+        for tile in 0..tiles {
+            let c = tile * height..channels.min((tile + 1) * height);
+            let outer = Outer {
+                a: a[tile * tile_len..].as_ptr(),
+                b: b.as_ptr(),
+                steps: [window.stride[2] * height, self.gradient.width()],
+                runs,
+                columns: filters.len(),
+                out: self.out.wrapping_add((tap * channels + c.start) * output.c + filters.start),
+                out_stride: output.c,
+                add,
+            };
+            // SAFETY: the runs are those of the packed block; each task has its own part of the sums.
+            unsafe { outer::run(s, &outer, c.len(), filters.len().div_ceil(S::LANES)) };
         }
     }
 
@@ -259,6 +501,22 @@ impl Slab<'_> {
             let sum = s.add(even[i], odd[i]);
             // SAFETY: each task has its own part of the sums.
             unsafe { s.store(to, if add { s.add(s.load(to), sum) } else { sum }) };
+        }
+    }
+}
+
+/// Copies `count` elements, up to the rows of a tile; `mask` holds them if they fit a vector.
+///
+/// # Safety
+/// They must be readable and writable.
+#[inline(always)]
+unsafe fn copy<S: Simd>(s: S, from: *const f32, to: *mut f32, count: usize, mask: S::M) {
+    // SAFETY: by this function's contract.
+    unsafe {
+        if count <= S::LANES {
+            s.store_masked(to, s.load_masked(from, mask), mask);
+        } else {
+            std::ptr::copy_nonoverlapping(from, to, count);
         }
     }
 }
