@@ -1,8 +1,11 @@
-"""Train a ResNet-20 on CIFAR-10 from scratch: `python examples/train_cifar10.py`; `--resume` goes on after a stop.
+"""Train a ResNet-20 on CIFAR-10 from scratch.
 
-The recipe: SGD with Nesterov momentum 0.9, batches of 128, weight decay 5e-4 on kernels, one cycle of the learning rate,
-crops out of 4 points of padding, flips, and a moving average of the weights, which is what is tested and written. He et
-al. 2015, table 6, have 91.25 % for this network. Ctrl-C leaves a checkpoint to resume from.
+.venv/bin/python examples/train_cifar10.py
+.venv/bin/python examples/train_cifar10.py --resume
+
+The recipe: SGD with Nesterov momentum 0.9, batches of 128, weight decay 5e-4 on kernels, one cycle of the learning
+rate, crops out of 4 points of padding, flips, and a moving average of the weights, which is what is tested and
+written. He et al. 2015, table 6, have 91.25 % for this network. Ctrl-C leaves a checkpoint to resume from.
 """
 
 from __future__ import annotations
@@ -63,7 +66,9 @@ def main() -> int:
     )
     testing = rr.data.ArrayDataset(x_test, y_test, batch_size=250, shuffle=False, augment=[normalize])
 
-    model = rr.create_model(args.model, input_shape=(32, 32, 3), num_classes=10, classifier_activation=None, seed=args.seed)
+    model = rr.create_model(
+        args.model, input_shape=(32, 32, 3), num_classes=10, classifier_activation=None, seed=args.seed
+    )
     model.compile(
         rr.optimizers.SGD(
             rr.schedules.OneCycle(args.rate, rise=0.2),
@@ -97,7 +102,9 @@ def main() -> int:
         return 130
     found = model.evaluate(testing, verbose=0, return_dict=True)
     print(f"{args.model}: {found['accuracy']:.2%} of {len(testing)} test pictures right after {minutes:.1f} minutes")
-    weights = {name: value.astype(np.float16) if value.ndim > 1 else value for name, value in model.state_dict().items()}
+    weights = {
+        name: value.astype(np.float16) if value.ndim > 1 else value for name, value in model.state_dict().items()
+    }
     rr.weights.write_safetensors(args.output / f"{args.model}_cifar10.safetensors", weights)
     print(f"wrote {args.output / f'{args.model}_cifar10.safetensors'}")
     return 0

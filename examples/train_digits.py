@@ -1,4 +1,6 @@
-"""Train a small residual network on scikit-learn's handwritten digits, in some seconds: `python examples/train_digits.py`.
+"""Train a small residual network on scikit-learn's handwritten digits, in some seconds.
+
+.venv/bin/python examples/train_digits.py
 
 Needs scikit-learn (pip install scikit-learn). Every fifth of the 1,797 pictures (8 x 8, grey) is held out.
 """

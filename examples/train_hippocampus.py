@@ -1,8 +1,11 @@
-"""Train a 3D U-Net on the hippocampus volumes of the Medical Segmentation Decathlon: `python examples/train_hippocampus.py`.
+"""Train a 3D U-Net on the hippocampus volumes of the Medical Segmentation Decathlon.
 
-260 MRI volumes of about 35 x 50 x 35 points, three classes (background, anterior, posterior); every fifth is held out. The
-encoder is a ResNet-18 of half the width whose stem has stride 1 and no pool, for the structures are small. It learns from
-random pieces of 32 x 48 x 32 points, and predicts volumes whole. Needs nibabel (pip install "resnet-rs[medical]").
+.venv/bin/python examples/train_hippocampus.py
+
+260 MRI volumes of about 35 x 50 x 35 points, three classes (background, anterior, posterior); every fifth is held out.
+The encoder is a ResNet-18 of half the width whose stem has stride 1 and no pool, for the structures are small. It
+learns from random pieces of 32 x 48 x 32 points, and predicts volumes whole. Needs nibabel (pip install
+"resnet-rs[medical]").
 """
 
 from __future__ import annotations
@@ -129,7 +132,10 @@ def main() -> int:
     ]
     anterior, posterior = np.mean(scores, axis=0)
     mean = float(np.mean(scores))
-    print(f"Dice of {len(scores)} held-out volumes after {minutes:.1f} minutes: {mean:.4f} ({anterior:.4f}, {posterior:.4f})")
+    print(
+        f"Dice of {len(scores)} held-out volumes after {minutes:.1f} minutes: {mean:.4f} "
+        f"(anterior {anterior:.4f}, posterior {posterior:.4f})"
+    )
     rr.save(model, args.output / "model.safetensors")
     print(f"wrote {args.output / 'model.safetensors'}")
     return 0 if mean >= GOAL else 1

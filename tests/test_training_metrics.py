@@ -84,12 +84,18 @@ def test_binary_dice_has_a_mask_per_channel() -> None:
     y_true = np.array([[[[1, 0], [1, 1]]]])
     y_pred = np.array([[[[0.9, 0.1], [0.2, 0.8]]]])
     assert stream(metrics.BinaryDiceMetric(), y_true, y_pred) == pytest.approx((2 / 3 + 1) / 2, abs=1e-6)
-    assert stream(metrics.BinaryDiceMetric(threshold=0.95, ignore_empty=False), y_true, y_pred) == pytest.approx(0, abs=1e-5)
+    assert stream(metrics.BinaryDiceMetric(threshold=0.95, ignore_empty=False), y_true, y_pred) == pytest.approx(
+        0, abs=1e-5
+    )
 
 
 def test_confusion_matrix_counts_rows_of_truth() -> None:
     y_pred = np.eye(3)[[0, 1, 1, 2]]
-    assert stream(metrics.ConfusionMatrix(), np.array([0, 0, 1, 2]), y_pred).tolist() == [[1, 1, 0], [0, 1, 0], [0, 0, 1]]
+    assert stream(metrics.ConfusionMatrix(), np.array([0, 0, 1, 2]), y_pred).tolist() == [
+        [1, 1, 0],
+        [0, 1, 0],
+        [0, 0, 1],
+    ]
 
 
 def test_weights_and_reset() -> None:
@@ -115,7 +121,10 @@ def test_functions_are_averaged_over_samples() -> None:
         (lambda: metrics.get("acuracy"), r"metrics: expected one of .*did you mean 'accuracy'\?"),
         (lambda: metrics.get(metrics.Accuracy), r"metrics: expected a name, one of resnet_rs.metrics or a function"),
         (lambda: metrics.Accuracy(treshold=1), r"Accuracy: unknown argument 'treshold'; did you mean 'threshold'\?"),
-        (lambda: metrics.Dice(num_classes=2, ignore_class_ids=[2]), r"ignore_class_ids\[0\]: expected an int from 0 to 1"),
+        (
+            lambda: metrics.Dice(num_classes=2, ignore_class_ids=[2]),
+            r"ignore_class_ids\[0\]: expected an int from 0 to 1",
+        ),
         (lambda: metrics.Accuracy().update([1, 2], [[0, 1]]), r"y_true: expected \(1,\) or \(1, 2\).*got \(2,\)"),
         (lambda: metrics.Dice(num_classes=3).update([[0]], [[[0, 1]]]), r"dice expects 3 channels, got 2"),
     ],

@@ -44,7 +44,9 @@ def test_warm_up_ends_at_the_first_rate_of_what_follows() -> None:
 
 
 def test_chain_goes_from_one_to_the_next() -> None:
-    chain = schedules.Chain([schedules.Constant(0.5, steps=2), schedules.Constant(0.25, steps=1), schedules.Constant(0.1)])
+    chain = schedules.Chain(
+        [schedules.Constant(0.5, steps=2), schedules.Constant(0.25, steps=1), schedules.Constant(0.1)]
+    )
     assert rates(chain, 0, 1, 2, 3, 50) == [0.5, 0.5, 0.25, 0.1, 0.1]
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -33,7 +35,7 @@ def test_every_point_is_in_a_window_and_the_last_one_ends_with_the_axis() -> Non
     for size in range(4, 30):
         starts = window_starts(size, 4, 0.25)
         assert starts[0] == 0 and starts[-1] == size - 4
-        assert all(0 < b - a <= 3 for a, b in zip(starts, starts[1:], strict=False))
+        assert all(0 < b - a <= 3 for a, b in itertools.pairwise(starts))
 
 
 def test_all_batches_have_one_size() -> None:
@@ -70,7 +72,10 @@ def test_a_segmentation_network() -> None:
     ("arguments", "message"),
     [
         ({"overlap": 1.0}, r"overlap: expected a number below 1"),
-        ({"mode": "gausian"}, r"mode: expected one of 'constant', 'gaussian', got 'gausian'; did you mean 'gaussian'\?"),
+        (
+            {"mode": "gausian"},
+            r"mode: expected one of 'constant', 'gaussian', got 'gausian'; did you mean 'gaussian'\?",
+        ),
         ({"roi_size": 8}, r"roi_size: expected \(height, width\)"),
         ({"overlapp": 0.5}, r"unknown argument 'overlapp'; did you mean 'overlap'\?"),
         ({"roi_weight_map": np.ones((3, 3))}, r"roi_weight_map: expected \(8, 8\)"),

@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     )
     from .models import Model, Sequential, create_model, from_config, from_weights, list_models, load, save
     from .runtime import cpu_info, get_num_threads, num_threads, set_num_threads, show_versions
-
     from .training import callbacks, data, losses, metrics, optimizers, schedules
 
     __version__: str

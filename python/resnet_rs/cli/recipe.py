@@ -7,14 +7,14 @@ A recipe is a YAML or JSON file of four parts:
     training: {epochs: 20, batch_size: 32, optimizer: {SGD: {learning_rate: {Cosine: {learning_rate: 0.1}}}}}
     output: trained
 
-Classes of `resnet_rs.optimizers`, `schedules`, `losses`, `metrics` and `data` are named as they are in Python, with their
-arguments; a class without arguments is its name alone. A folder instead of a file stands for a recipe with defaults.
+Classes of `resnet_rs.optimizers`, `schedules`, `losses`, `metrics` and `data` are named as they are in Python, with
+their arguments; a class without arguments is its name alone. A folder instead of a file stands for a recipe with
+defaults.
 """
 
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -91,13 +91,16 @@ def build(what: str, value: object, module: Any) -> Any:
     """
     from resnet_rs.errors import ResnetError, suggest
 
+    arguments: Any = None
     if not isinstance(value, Mapping):
-        name, arguments = value, {}
+        name = str(value)
     elif len(value) == 1:
         [(name, arguments)] = value.items()
     else:
         raise CommandError(f"{what}: expected one name with its arguments, got {sorted(map(str, value))}")
-    known = [entry for entry in module.__all__ if entry[0].isupper()]
+    # Modules with names that are imported when used list them themselves.
+    names = module.__dir__() if "__dir__" in vars(module) else module.__all__
+    known = [entry for entry in names if entry[0].isupper()]
     if name not in known:
         raise CommandError(f"{what}: expected one of {', '.join(known)}, got {name!r}{suggest(str(name), known)}")
     if arguments is None:
@@ -105,9 +108,14 @@ def build(what: str, value: object, module: Any) -> Any:
     if not isinstance(arguments, Mapping):
         raise CommandError(f"{what}: expected arguments of {name} by name, got {arguments!r}")
     try:
-        return getattr(module, name)(**{key: inner(f"{what}.{key}", entry) for key, entry in arguments.items()})
+        return getattr(module, str(name))(**{key: inner(f"{what}.{key}", entry) for key, entry in arguments.items()})
     except (ResnetError, TypeError) as error:
         raise CommandError(f"{what}: {error}") from error
+
+
+def has_volumes(folder: Path) -> bool:
+    """Whether there are NIfTI volumes in a folder."""
+    return any(path.name.endswith((".nii", ".nii.gz")) for path in folder.iterdir())
 
 
 def inner(what: str, value: object) -> object:
@@ -143,7 +151,7 @@ class Recipe:
     @property
     def volumes(self) -> bool:
         """Whether the images are NIfTI volumes."""
-        return self.segments and any(name.endswith((".nii", ".nii.gz")) for name in os.listdir(self.path("images")))
+        return self.segments and has_volumes(self.path("images"))
 
     def path(self, key: str) -> Path:
         """A path of `data`, relative to the recipe."""
@@ -205,12 +213,16 @@ class Recipe:
         if isinstance(share, int) and not isinstance(share, bool) and share >= 2:
             held = np.arange(0, count, share)
         elif isinstance(share, float) and 0 < share < 1:
-            held = np.sort(np.random.default_rng(self.training.get("seed", 0)).permutation(count)[: round(count * share)])
+            held = np.sort(
+                np.random.default_rng(self.training.get("seed", 0)).permutation(count)[: round(count * share)]
+            )
         else:
             raise CommandError(f"data: validation: expected a fraction, or an int n >= 2 for every n-th, got {share!r}")
         rest = np.setdiff1d(np.arange(count), held)
         if not len(rest) or not len(held):
-            raise CommandError(f"data: validation: {share} of {count} samples leaves nothing to train or to validate on")
+            raise CommandError(
+                f"data: validation: {share} of {count} samples leaves nothing to train or to validate on"
+            )
         return whole.subset(rest), whole.subset(held, shuffle=False, augment=())
 
     def create(self, sample_shape: Sequence[int], classes: int) -> Model:
@@ -246,7 +258,9 @@ class Recipe:
             optimizer=self.named("optimizer", {"AdamW": {"learning_rate": {"OneCycle": {"learning_rate": 0.001}}}}),
             loss=self.named("loss", usual),
             metrics=[
-                metric if isinstance(metric, str) and metric[:1].islower() else build("training.metrics", metric, rr.metrics)
+                metric
+                if isinstance(metric, str) and metric[:1].islower()
+                else build("training.metrics", metric, rr.metrics)
                 for metric in metrics
             ],
             learning_rate_factors=training.get("learning_rate_factors"),
@@ -262,17 +276,15 @@ class Recipe:
         value = self.training.get(key, usual)
         if isinstance(value, str) and not value[:1].isupper():
             return value
-        module = rr.optimizers if key == "optimizer" else rr.losses
-        if key == "loss":
-            from types import SimpleNamespace
-
-            module = SimpleNamespace(__all__=dir(rr.losses), **{name: getattr(rr.losses, name) for name in dir(rr.losses)})
+        module: Any = rr.optimizers if key == "optimizer" else rr.losses
         return build(f"training.{key}", value, module)
 
     def write(self, path: Path) -> None:
         """Write the recipe as JSON, paths relative to the file's folder made absolute."""
         data = {
-            key: str((self.base / value).resolve()) if key in ("folder", "validation_folder", "images", "masks") else value
+            key: str((self.base / value).resolve())
+            if key in ("folder", "validation_folder", "images", "masks")
+            else value
             for key, value in self.data.items()
         }
         parts = {"model": self.model, "data": data, "training": self.training, "output": str(self.output.resolve())}
@@ -282,8 +294,8 @@ class Recipe:
 def read_recipe(source: str) -> Recipe:
     """Read a recipe from a YAML or JSON file, or make the usual one for a folder.
 
-    A folder with a folder per class (or `train` and `val` of such) is for classification, one with `images` and `masks` (or
-    `labels`) for segmentation.
+    A folder with a folder per class (or `train` and `val` of such) is for classification, one with `images` and
+    `masks` (or `labels`) for segmentation.
 
     Raises:
         CommandError: neither, or a recipe with something in it that there is not.
@@ -293,7 +305,7 @@ def read_recipe(source: str) -> Recipe:
         masks = next((name for name in MASK_FOLDERS if (path / name).is_dir()), None)
         if (path / "images").is_dir() and masks:
             data: dict[str, Any] = {"images": "images", "masks": masks}
-            volumes = any(name.endswith((".nii", ".nii.gz")) for name in os.listdir(path / "images"))
+            volumes = has_volumes(path / "images")
             shape = [64, 64, 64, 1] if volumes else [256, 256, 3]
             model = {"name": "unet", "encoder_name": "resnet18", "input_shape": shape}
             parts: dict[str, Any] = {"model": model, "data": data}

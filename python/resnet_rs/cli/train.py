@@ -24,9 +24,9 @@ examples:
   resnet-rs train recipe.yaml --resume
 
 A folder with a folder of images per class is learnt by a classifier, one with images/ and masks/ (or labels/) of the
-same names by a U-Net; images are pictures, or NIfTI volumes (.nii, .nii.gz). A recipe says everything else: docs/training.md.
-In the output folder are the model (model.safetensors), the best of all epochs (best.safetensors), a checkpoint to resume from,
-the history (history.csv) and the recipe. Ctrl-C ends with all of them written.""",
+same names by a U-Net; images are pictures, or NIfTI volumes (.nii, .nii.gz). A recipe says everything else:
+docs/training.md. In the output folder are the model (model.safetensors), the best of all epochs (best.safetensors), a
+checkpoint to resume from, the history (history.csv) and the recipe. Ctrl-C ends with all of them written.""",
     "eval": """\
 examples:
   resnet-rs eval pictures/trained
@@ -55,7 +55,9 @@ def add_parsers(
     sub = command("eval", evaluate, "Evaluate what `train` has made.")
     sub.add_argument("trained", metavar="FOLDER", help="the output folder of `train`")
     sub.add_argument("--data", metavar="FOLDER", help="other data of the same kind (default: what was held out)")
-    sub.add_argument("--model", metavar="FILE", default="model.safetensors", help="of that folder (default %(default)s)")
+    sub.add_argument(
+        "--model", metavar="FILE", default="model.safetensors", help="of that folder (default %(default)s)"
+    )
     sub.add_argument("--batch-size", type=positive, metavar="N", help="default: as in training")
     sub.add_argument("--threads", type=positive, metavar="N", help="threads (default: all that the process may use)")
     sub.add_argument("--json", action="store_true", help="print JSON")
@@ -156,7 +158,11 @@ def evaluate(args: argparse.Namespace) -> int:
     if args.data is not None:
         other = read_recipe(args.data)
         recipe.data = {
-            **{key: value for key, value in recipe.data.items() if key not in ("folder", "validation_folder", "images", "masks")},
+            **{
+                key: value
+                for key, value in recipe.data.items()
+                if key not in ("folder", "validation_folder", "images", "masks")
+            },
             **{key: str(other.path(key).resolve()) for key in ("folder", "images", "masks") if key in other.data},
             "validation": 0,
         }
@@ -180,11 +186,18 @@ def evaluate(args: argparse.Namespace) -> int:
     if args.json:
         print_json({"samples": len(held), **result, "classes": rows})
         return 0
-    print_table(("samples", *result), [(str(len(held)), *(f"{value:.4f}" for value in result.values()))], right=(0, 1, 2))
+    print_table(
+        ("samples", *result), [(str(len(held)), *(f"{value:.4f}" for value in result.values()))], right=(0, 1, 2)
+    )
     print_table(
         ("class", "name", "count", "recall", "precision", "dice"),
         [
-            (str(row["class"]), row["name"], f"{row['count']:.0f}", *(shown(row[key]) for key in ("recall", "precision", "dice")))
+            (
+                str(row["class"]),
+                row["name"],
+                f"{row['count']:.0f}",
+                *(shown(row[key]) for key in ("recall", "precision", "dice")),
+            )
             for row in rows
         ],
         right=(0, 2, 3, 4, 5),

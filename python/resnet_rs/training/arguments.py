@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
 from typing import ParamSpec, TypeVar
 
 from resnet_rs.errors import ArgumentError, UnknownArgumentError, suggest
 
-__all__ = ["find_named", "known_arguments"]
+__all__ = ["find_named", "is_list", "known_arguments"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -41,6 +41,11 @@ def known_arguments(function: Callable[P, R]) -> Callable[P, R]:
         return function(*positional, **keywords)
 
     return checked
+
+
+def is_list(value: object) -> bool:
+    """Return whether a value is a sequence, which text is not taken for."""
+    return isinstance(value, Sequence) and not isinstance(value, (str, bytes))
 
 
 def find_named(argument: str, name: str, known: Mapping[str, T]) -> T:

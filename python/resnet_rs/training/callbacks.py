@@ -70,7 +70,8 @@ class Monitor:
         if found is None:
             known = [name for name in logs or {} if name != self.name]
             raise ArgumentError(
-                f"monitor: {owner} expected one of {', '.join(map(repr, known))}, got {self.name!r}{suggest(self.name, known)}"
+                f"monitor: {owner} expected one of {', '.join(map(repr, known))}, "
+                f"got {self.name!r}{suggest(self.name, known)}"
             )
         return float(found)
 
@@ -138,7 +139,9 @@ class EarlyStopping(Callback):
 
     def on_train_end(self, logs: Logs | None = None) -> None:
         if self.stopped_epoch and self.verbose:
-            print(f"stopped after epoch {self.stopped_epoch + 1}: {self.monitor.name} was best in {self.best_epoch + 1}")
+            print(
+                f"stopped after epoch {self.stopped_epoch + 1}: {self.monitor.name} was best in {self.best_epoch + 1}"
+            )
         if self.best_weights and not self.run.history.interrupted:
             self.model.load_state_dict(self.best_weights)
 
@@ -184,7 +187,10 @@ class ReduceLROnPlateau(Callback):
         self.factor = check_fraction("factor", factor)
         if factor >= 1:
             raise ArgumentError(f"factor: expected a number below 1, got {factor!r}")
-        self.patience, self.cooldown = check_int("patience", patience, 0, 2**31), check_int("cooldown", cooldown, 0, 2**31)
+        self.patience, self.cooldown = (
+            check_int("patience", patience, 0, 2**31),
+            check_int("cooldown", cooldown, 0, 2**31),
+        )
         self.verbose, self.min_lr = check_int("verbose", verbose, 0, 2), check_number("min_lr", min_lr, 0)
         self.first = self.monitor.best
         self.wait = self.resting = 0

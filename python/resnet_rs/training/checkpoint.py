@@ -1,9 +1,9 @@
 """Checkpoints: one safetensors file with all that a training is, so that a resumed one equals one that never stopped.
 
-Tensors: the weights under their own names, and under `training/` the optimiser's state, the sums of the metrics and what
-callbacks hold. Metadata: the configuration of the model, as `rr.save` writes it, and `training`, JSON: where the run stands,
-seed, schedule, learning rate, history. With moving averages the weights are the averages, and the optimiser's state
-holds the weights.
+Tensors: the weights under their own names, and under `training/` the optimiser's state, the sums of the metrics and
+what callbacks hold. Metadata: the configuration of the model, as `rr.save` writes it, and `training`, JSON: where the
+run stands, seed, schedule, learning rate, history. With moving averages the weights are the averages, and the
+optimiser's state holds the weights.
 """
 
 from __future__ import annotations
@@ -109,7 +109,9 @@ def load(path: str | os.PathLike[str], run: Run) -> None:
     }
     for key, value in mine.items():
         if training.get(key) != value:
-            raise ArgumentError(f"{key}: {name} was written with {training.get(key)!r}, the model is compiled with {value!r}")
+            raise ArgumentError(
+                f"{key}: {name} was written with {training.get(key)!r}, the model is compiled with {value!r}"
+            )
     own = [f"{number} {type(callback).__name__}" for number, callback in enumerate(run.callbacks)]
     kept = {key: value for key, value in training["callbacks"].items() if value or key in own}
     if missing := [key.partition(" ")[2] for key in kept if key not in own]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -38,6 +38,8 @@ class Differentiable(Parameters):
         def _batch_shape(self, array: NDArray[Any], count: int) -> tuple[int, ...]: ...
         def _trim(self, shape: tuple[int, ...], node: int) -> tuple[int, ...]: ...
         def get_config(self) -> dict[str, Any]: ...
+        @classmethod
+        def from_config(cls, config: Mapping[str, Any]) -> Differentiable: ...
         @property
         def output_shape(self) -> tuple[int | None, ...]: ...
 
@@ -123,7 +125,7 @@ class Differentiable(Parameters):
         config["num_classes"] = num_classes
         if classifier_activation != "keep":
             config["classifier_activation"] = classifier_activation
-        fresh: Trainable = type(self).from_config(config)  # type: ignore[attr-defined]
+        fresh = type(self).from_config(config)
         frozen = self._frozen
         for name, (shape, _, _) in self._parameters.items():
             if name not in self._empty and fresh.parameter_shapes().get(name) == shape:
@@ -251,12 +253,12 @@ class Differentiable(Parameters):
         flags = self.trainable_flags()
         key = (shape, node, tuple(flags), recompute, input_gradient)
         if key not in self._affordable:
-            needed = self._network.training_bytes((n, d, h, w, c), [node], trainable=flags, input_gradients=input_gradient)
+            needed = self._network.training_bytes(
+                (n, d, h, w, c), [node], trainable=flags, input_gradients=input_gradient
+            )
             require_memory(needed + self._missing_bytes(), f"{self.name}: training on a batch of {n}")
             self._affordable = {*self._affordable, key}
         self._initialise()
         self._tape = None
-        [y] = self._network.train_forward(
-            [array], [node], trainable=flags, seed=seed, input_gradients=input_gradient
-        )
+        [y] = self._network.train_forward([array], [node], trainable=flags, seed=seed, input_gradients=input_gradient)
         return y

@@ -18,8 +18,8 @@ Logs = dict[str, Any]
 class Callback:
     """Something that is told what happens in `Model.fit`; a subclass overrides what it wants to know.
 
-    `model` is the model, `params` a dict with "epochs" and "steps". `logs` holds "loss" and the metrics so far, at the end
-    of an epoch also those of the validation ("val_loss" ...); what a callback adds to it then is in the history.
+    `model` is the model, `params` a dict with "epochs" and "steps". `logs` holds "loss" and the metrics so far, at the
+    end of an epoch also those of the validation ("val_loss" ...); what a callback adds to it then is in the history.
     Setting `model.stop_training = True` ends the training.
     """
 

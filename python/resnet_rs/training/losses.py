@@ -1,10 +1,10 @@
 """Losses: what training makes small. The engine computes the value and the gradient in one pass over the output.
 
-`y_true` of a sparse loss holds class numbers, (n,) for a classifier and (n, h, w) or (n, d, h, w) for a map, of a categorical
-or binary one numbers of the output's shape. `from_logits` says whether the output is logits (True) or probabilities
-(False); None, the default, looks at the network: it is False where that ends in softmax or sigmoid. Called directly, a
-loss takes None as False. A network that ends in softmax or sigmoid is trained on the logits in front of it anyway,
-where the loss has a form for logits: the same value, without the loss of digits.
+`y_true` of a sparse loss holds class numbers, (n,) for a classifier and (n, h, w) or (n, d, h, w) for a map, of a
+categorical or binary one numbers of the output's shape. `from_logits` says whether the output is logits (True) or
+probabilities (False); None, the default, looks at the network: it is False where that ends in softmax or sigmoid.
+Called directly, a loss takes None as False. A network that ends in softmax or sigmoid is trained on the logits in
+front of it anyway, where the loss has a form for logits: the same value, without the loss of digits.
 
 A loss of one's own is a function of (y_true, y_pred) that returns the value and its gradient with respect to y_pred.
 
@@ -107,8 +107,8 @@ class Loss:
             elif self.form == "categorical" and array.size == np.prod(shape[:-1], dtype=np.int64):
                 other = "; for class numbers there are the losses 'sparse_...'"
             raise ShapeError(
-                f"y_true: {self.name} expects {'class numbers' if sparse else 'numbers'} of shape {plain_shape(wanted)} "
-                f"for an output of shape {plain_shape(shape)}, got {array.shape}{other}"
+                f"y_true: {self.name} expects {'class numbers' if sparse else 'numbers'} of shape "
+                f"{plain_shape(wanted)} for an output of shape {plain_shape(shape)}, got {array.shape}{other}"
             )
         if sparse:
             numbers = array if array.dtype.kind in "iub" else np.rint(array)
@@ -398,7 +398,9 @@ def __getattr__(name: str) -> object:
 
     if name in region_losses.__all__:
         return getattr(region_losses, name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}{suggest(name, [*__all__, *region_losses.__all__])}")
+    raise AttributeError(
+        f"module {__name__!r} has no attribute {name!r}{suggest(name, [*__all__, *region_losses.__all__])}"
+    )
 
 
 def __dir__() -> list[str]:

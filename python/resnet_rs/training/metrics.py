@@ -1,8 +1,8 @@
 """Metrics: what tells how good a model is, added up over batches.
 
-`update(y_true, y_pred)` takes a batch, `result()` tells about all of them, `reset()` begins anew. `y_true` holds class numbers
-or, like `y_pred`, numbers per class in the last axis. A network with one output channel is binary: class 1 is where
-the probability is above the threshold.
+`update(y_true, y_pred)` takes a batch, `result()` tells about all of them, `reset()` begins anew. `y_true` holds class
+numbers or, like `y_pred`, numbers per class in the last axis. A network with one output channel is binary: class 1 is
+where the probability is above the threshold.
 
 >>> import numpy as np, resnet_rs as rr
 >>> accuracy = rr.metrics.Accuracy()
@@ -14,14 +14,14 @@ the probability is above the threshold.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from resnet_rs.arrays import real_array
-from resnet_rs.checks import check_bool, check_fraction, check_int, check_number, check_size
-from resnet_rs.errors import ArgumentError, ShapeError
+from resnet_rs.checks import check_bool, check_fraction, check_int, check_size
+from resnet_rs.errors import ArgumentError, ShapeError, suggest
 
 from .arguments import find_named, known_arguments
 from .losses import broadcast_weights
@@ -32,14 +32,9 @@ if TYPE_CHECKING:
 __all__ = [
     "AUC",
     "Accuracy",
-    "BinaryDiceMetric",
-    "CategoricalDiceMetric",
     "ConfusionMatrix",
-    "Dice",
     "FunctionMetric",
-    "IoU",
     "Metric",
-    "SparseDiceMetric",
     "TopKAccuracy",
     "get",
 ]
@@ -72,9 +67,7 @@ class Metric(ABC):
         self.reset()
 
     @abstractmethod
-    def update(
-        self, y_true: ArrayLike, y_pred: ArrayLike, sample_weight: ArrayLike | None = None
-    ) -> None:
+    def update(self, y_true: ArrayLike, y_pred: ArrayLike, sample_weight: ArrayLike | None = None) -> None:
         """Take a batch into account.
 
         Raises:
@@ -102,13 +95,15 @@ class Metric(ABC):
         if values.shape[-1] == 1:
             return 1 / (1 + np.exp(-values))
         powers = np.exp(values - values.max(axis=-1, keepdims=True))
-        return powers / powers.sum(axis=-1, keepdims=True)
+        return np.asarray(powers / powers.sum(axis=-1, keepdims=True))
 
     def threshold_of(self, threshold: float) -> float:
         """A threshold on probabilities as one on predictions."""
         if not self.from_logits:
             return threshold
-        return float(np.log(threshold / (1 - threshold))) if 0 < threshold < 1 else float(np.inf if threshold else -np.inf)
+        return (
+            float(np.log(threshold / (1 - threshold))) if 0 < threshold < 1 else float(np.inf if threshold else -np.inf)
+        )
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(name={self.name!r})"
@@ -133,7 +128,7 @@ def classes_of(values: NDArray[Any], points: tuple[int, ...]) -> NDArray[np.int6
         return values.astype(np.int64)
     if values.shape == (*points, 1):
         return values[..., 0].astype(np.int64)
-    return values.argmax(axis=-1)
+    return np.asarray(values.argmax(axis=-1))
 
 
 class Accuracy(Metric):
@@ -265,7 +260,9 @@ class ConfusionMatrix(Metric):
         channels = prediction.shape[-1]
         count = self.num_classes or max(2, channels)
         truth = classes_of(target, prediction.shape[:-1])
-        guess = prediction.argmax(axis=-1) if channels > 1 else (prediction[..., 0] > self.threshold_of(0.5)).astype(int)
+        guess = (
+            prediction.argmax(axis=-1) if channels > 1 else (prediction[..., 0] > self.threshold_of(0.5)).astype(int)
+        )
         known = (truth >= 0) & (truth < count) & (guess < count)
         weights = np.ones(truth.shape)
         if sample_weight is not None:
@@ -275,120 +272,6 @@ class ConfusionMatrix(Metric):
 
     def result(self) -> NDArray[np.float64]:
         return self.sums.get("matrix", np.zeros((self.num_classes or 2,) * 2))
-
-
-class RegionMetric(Metric):
-    """What Dice and IoU have in common: the sizes of intersections and unions per class, over all batches.
-
-    Args:
-        from_logits, name: see `Metric`.
-        num_classes: channels of the network; None: as many as it has.
-        target_class_ids: the classes that count; None: all.
-        ignore_class_ids: classes that do not count, such as [0], the background.
-        ignore_empty: leave out classes that are in no target.
-        smooth: added to both parts of the fraction.
-        threshold: of the probability, for one channel and for channels that exclude one another not (`binary`).
-        binary: every channel is a mask of its own; default: only where there is one channel.
-    """
-
-    @known_arguments
-    def __init__(
-        self,
-        from_logits: bool | None = None,
-        num_classes: int | None = None,
-        target_class_ids: int | Sequence[int] | None = None,
-        ignore_class_ids: int | Sequence[int] | None = None,
-        ignore_empty: bool = True,
-        smooth: float = 1e-6,
-        threshold: float = 0.5,
-        name: str | None = None,
-        *,
-        binary: bool | None = None,
-    ) -> None:
-        from .region_losses import check_classes
-
-        super().__init__(name or self.default_name, from_logits)
-        self.num_classes = None if num_classes is None else check_size("num_classes", num_classes)
-        self.target_class_ids = check_classes("target_class_ids", target_class_ids, self.num_classes)
-        self.ignore_class_ids = check_classes("ignore_class_ids", ignore_class_ids, self.num_classes)
-        self.ignore_empty = check_bool("ignore_empty", ignore_empty)
-        self.smooth = check_number("smooth", smooth, 0)
-        self.threshold = check_fraction("threshold", threshold)
-        self.binary = self.default_binary if binary is None else check_bool("binary", binary)
-
-    default_name = "region"
-    default_binary: bool | None = None
-
-    def update(self, y_true: ArrayLike, y_pred: ArrayLike, sample_weight: ArrayLike | None = None) -> None:
-        target, prediction = arrays(y_true, y_pred)
-        channels = prediction.shape[-1]
-        points = prediction.shape[:-1]
-        if self.num_classes is not None and channels != self.num_classes:
-            raise ShapeError(f"y_pred: {self.name} expects {self.num_classes} channels, got {channels}")
-        if self.binary or (self.binary is None and channels == 1):
-            truth = np.reshape(target, prediction.shape) > 0.5
-            guess = prediction > self.threshold_of(self.threshold)
-        else:
-            numbers = np.arange(channels)
-            truth = classes_of(target, points)[..., None] == numbers
-            guess = prediction.argmax(axis=-1)[..., None] == numbers
-        axes = tuple(range(prediction.ndim - 1))
-        weights = np.ones((len(prediction), *(1,) * (prediction.ndim - 1)))
-        if sample_weight is not None:
-            weights = broadcast_weights(np.asarray(sample_weight, np.float64), (*points,))[..., None]
-        self.add("both", ((truth & guess) * weights).sum(axis=axes))
-        self.add("truth", (truth * weights).sum(axis=axes))
-        self.add("guess", (guess * weights).sum(axis=axes))
-
-    @abstractmethod
-    def fractions(self, both: NDArray[Any], truth: NDArray[Any], guess: NDArray[Any]) -> NDArray[np.float64]:
-        """The metric per class."""
-
-    def per_class(self) -> NDArray[np.float64]:
-        """Return the metric of every class."""
-        if not self.sums:
-            return np.zeros(0)
-        return self.fractions(self.sums["both"], self.sums["truth"], self.sums["guess"])
-
-    def result(self) -> float:
-        values = self.per_class()
-        chosen = np.zeros(len(values), bool)
-        chosen[list(range(len(values))) if self.target_class_ids is None else self.target_class_ids] = True
-        chosen[self.ignore_class_ids or []] = False
-        if self.ignore_empty and self.sums:
-            chosen &= self.sums["truth"] > 0
-        return float(values[chosen].mean()) if chosen.any() else float("nan")
-
-
-class Dice(RegionMetric):
-    __doc__ = f"2 |A and B| / (|A| + |B|) of the regions of each class, the mean over classes.\n\n{(RegionMetric.__doc__ or '').partition(chr(10) * 2)[2]}"
-    default_name = "dice"
-
-    def fractions(self, both: NDArray[Any], truth: NDArray[Any], guess: NDArray[Any]) -> NDArray[np.float64]:
-        return np.asarray((2 * both + self.smooth) / (truth + guess + self.smooth))
-
-
-class IoU(RegionMetric):
-    __doc__ = f"|A and B| / |A or B| of the regions of each class, the mean over classes.\n\n{(RegionMetric.__doc__ or '').partition(chr(10) * 2)[2]}"
-    default_name = "iou"
-
-    def fractions(self, both: NDArray[Any], truth: NDArray[Any], guess: NDArray[Any]) -> NDArray[np.float64]:
-        return np.asarray((both + self.smooth) / (truth + guess - both + self.smooth))
-
-
-class BinaryDiceMetric(Dice):
-    __doc__ = Dice.__doc__
-    default_binary = True
-
-
-class CategoricalDiceMetric(Dice):
-    __doc__ = Dice.__doc__
-    default_binary = False
-
-
-class SparseDiceMetric(Dice):
-    __doc__ = Dice.__doc__
-    default_binary = False
 
 
 class FunctionMetric(Metric):
@@ -412,21 +295,25 @@ def ratio(total: Any, count: Any) -> float:
     return float(total) / float(count) if count else float("nan")
 
 
-NAMES: dict[str, Callable[[], Metric]] = {
-    "accuracy": Accuracy,
-    "acc": lambda: Accuracy("acc"),
-    "sparse_categorical_accuracy": lambda: Accuracy("sparse_categorical_accuracy"),
-    "categorical_accuracy": lambda: Accuracy("categorical_accuracy"),
-    "binary_accuracy": lambda: Accuracy("binary_accuracy"),
-    "top_5_accuracy": TopKAccuracy,
-    "top_k_categorical_accuracy": lambda: TopKAccuracy(name="top_k_categorical_accuracy"),
-    "sparse_top_k_categorical_accuracy": lambda: TopKAccuracy(name="sparse_top_k_categorical_accuracy"),
-    "auc": AUC,
-    "dice": Dice,
-    "iou": IoU,
-    "mean_iou": lambda: IoU(name="mean_iou"),
-    "confusion_matrix": ConfusionMatrix,
-}
+def names() -> dict[str, Callable[[], Metric]]:
+    """Every name that stands for a metric with default arguments."""
+    from .region_metrics import Dice, IoU
+
+    return {
+        "accuracy": Accuracy,
+        "acc": lambda: Accuracy("acc"),
+        "sparse_categorical_accuracy": lambda: Accuracy("sparse_categorical_accuracy"),
+        "categorical_accuracy": lambda: Accuracy("categorical_accuracy"),
+        "binary_accuracy": lambda: Accuracy("binary_accuracy"),
+        "top_5_accuracy": TopKAccuracy,
+        "top_k_categorical_accuracy": lambda: TopKAccuracy(name="top_k_categorical_accuracy"),
+        "sparse_top_k_categorical_accuracy": lambda: TopKAccuracy(name="sparse_top_k_categorical_accuracy"),
+        "auc": AUC,
+        "dice": Dice,
+        "iou": IoU,
+        "mean_iou": lambda: IoU(name="mean_iou"),
+        "confusion_matrix": ConfusionMatrix,
+    }
 
 
 def get(metric: str | Metric | Callable[[Any, Any], Any]) -> Metric:
@@ -438,7 +325,27 @@ def get(metric: str | Metric | Callable[[Any, Any], Any]) -> Metric:
     if isinstance(metric, Metric):
         return metric
     if isinstance(metric, str):
-        return find_named("metrics", metric, NAMES)()
+        return find_named("metrics", metric, names())()
     if isinstance(metric, type) or not callable(metric):
         raise ArgumentError(f"metrics: expected a name, one of resnet_rs.metrics or a function, got {metric!r}")
     return FunctionMetric(metric)
+
+
+def __getattr__(name: str) -> object:
+    from . import region_metrics
+
+    if name in region_metrics.__all__:
+        return getattr(region_metrics, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}{suggest(name, __dir__())}")
+
+
+def __dir__() -> list[str]:
+    from . import region_metrics
+
+    return sorted([*__all__, *region_metrics.__all__])
+
+
+if TYPE_CHECKING:
+    from .region_metrics import BinaryDiceMetric, CategoricalDiceMetric, Dice, IoU, SparseDiceMetric
+
+    __all__ += ["BinaryDiceMetric", "CategoricalDiceMetric", "Dice", "IoU", "SparseDiceMetric"]

@@ -1,4 +1,5 @@
-"""Optimisers: what one step does to the weights. The engine takes the steps, on all threads, with the same bits for any.
+"""Optimisers: what one step does to the weights. The engine takes the steps, with the same bits for any
+number of threads.
 
 Formulas and defaults of `SGD`, `Adam`, `AdamW` and `RMSprop` are those of PyTorch; the weight decay of `AdamW` is
 decoupled, that of the others is added to the gradient.

@@ -34,7 +34,9 @@ def select(argument: str, patterns: str | Sequence[str], names: Sequence[str]) -
     for pattern in several:
         if not any(matches(name, [pattern]) for name in names):
             beginnings = {
-                ".".join(parts[:length]) for parts in (name.split(".") for name in names) for length in range(1, len(parts) + 1)
+                ".".join(parts[:length])
+                for parts in (name.split(".") for name in names)
+                for length in range(1, len(parts) + 1)
             }
             raise UnknownNameError(
                 f"{argument}: no parameter is called {pattern!r}{suggest(pattern, sorted(beginnings))}"

@@ -1,4 +1,4 @@
-"""What `fit` and `evaluate` show: a bar on terminals, a line that is written over in notebooks, else a line per epoch."""
+"""What `fit` and `evaluate` show: a bar on terminals, a rewritten line in notebooks, else a line per epoch."""
 
 from __future__ import annotations
 
@@ -146,7 +146,10 @@ class ProgressBar(Callback):
         spent = max(1e-9, (self.trained if self.trained > self.start else now) - self.start)
         share = (self.run.step - self.first) / max(1, self.run.step)
         speed = f"{self.run.mean.count * share / spent:.0f} samples/s"
-        print(f"Epoch {epoch + 1}/{self.params['epochs']} - {clock(now - self.start)} - {speed} - {describe(logs)}", flush=True)
+        print(
+            f"Epoch {epoch + 1}/{self.params['epochs']} - {clock(now - self.start)} - {speed} - {describe(logs)}",
+            flush=True,
+        )
         self.begun = False
 
     def on_interrupt(self) -> None:

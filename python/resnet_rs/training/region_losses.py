@@ -24,7 +24,7 @@ from typing import Any, ClassVar
 from resnet_rs.checks import check_bool, check_choice, check_int, check_number, check_size
 from resnet_rs.errors import ArgumentError
 
-from .arguments import known_arguments
+from .arguments import is_list, known_arguments
 from .losses import Loss
 
 __all__ = [
@@ -100,7 +100,9 @@ def check_classes(argument: str, value: int | Sequence[int] | None, count: int |
     """
     if value is None:
         return None
-    several = value if isinstance(value, Sequence) and not isinstance(value, str) else [value]
+    several = [value] if isinstance(value, int) else value
+    if not is_list(several):
+        raise ArgumentError(f"{argument}: expected class numbers, got {value!r}")
     highest = 2**24 if count is None else count - 1
     return [check_int(f"{argument}[{position}]", number, 0, highest) for position, number in enumerate(several)]
 

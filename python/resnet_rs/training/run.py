@@ -15,10 +15,11 @@ import numpy as np
 from .history import History
 
 if TYPE_CHECKING:
+    from resnet_rs.model import Model
+
     from .callbacks import Callback
     from .sources import Source
     from .step import Compiled
-    from .trainable import Trainable
 
 __all__ = ["Interrupt", "Run", "evaluate"]
 
@@ -81,7 +82,7 @@ class Run:
 
     def __init__(
         self,
-        model: Trainable,
+        model: Model,
         compiled: Compiled,
         source: Source,
         validation: Source | None,
@@ -267,5 +268,3 @@ def numbers(metrics: Sequence[Any]) -> dict[str, Any]:
     """The results of metrics by name: numbers, and arrays of those that have such."""
     found = {metric.name: metric.result() for metric in metrics}
     return {name: float(value) if np.ndim(value) == 0 else value for name, value in found.items()}
-
-

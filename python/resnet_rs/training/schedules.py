@@ -1,7 +1,7 @@
 """Learning rates that change from step to step: `schedule(step)` is the rate of step 0, 1, 2 ...
 
-A schedule's length is a number of `steps`, or of `epochs`, or what is left of the training where neither is given. Those
-that need to know how long an epoch or the training is are resolved by `Model.fit`, which does know.
+A schedule's length is a number of `steps`, or of `epochs`, or what is left of the training where neither is given.
+Those that need to know how long an epoch or the training is are resolved by `Model.fit`, which does know.
 
 >>> import resnet_rs as rr
 >>> schedule = rr.schedules.WarmUp(rr.schedules.Cosine(0.1, steps=100), steps=10)
@@ -19,7 +19,7 @@ from copy import copy
 from resnet_rs.checks import check_fraction, check_int, check_number
 from resnet_rs.errors import ArgumentError
 
-from .arguments import known_arguments
+from .arguments import is_list, known_arguments
 
 __all__ = ["Chain", "Constant", "Cosine", "OneCycle", "Poly", "Schedule", "Step", "WarmUp"]
 
@@ -142,7 +142,7 @@ class Step(Schedule):
         super().__init__(steps, epochs)
         self.learning_rate = check_number("learning_rate", learning_rate, 0)
         self.factor = check_number("factor", factor, 0)
-        if isinstance(milestones, str) or not isinstance(milestones, Sequence):
+        if not is_list(milestones):
             raise ArgumentError(f"milestones: expected a sequence of numbers, got {milestones!r}")
         self.milestones = tuple(check_number(f"milestones[{i}]", value, 0) for i, value in enumerate(milestones))
         if list(self.milestones) != sorted(self.milestones):
@@ -229,7 +229,10 @@ class OneCycle(Schedule):
         if step < peak:
             start, wave = self.first, 0.5 * (1 - math.cos(math.pi * step / peak))
         else:
-            start, wave = self.last, 0.5 * (1 + math.cos(math.pi * fraction(step - math.ceil(peak), steps - math.ceil(peak))))
+            start, wave = (
+                self.last,
+                0.5 * (1 + math.cos(math.pi * fraction(step - math.ceil(peak), steps - math.ceil(peak)))),
+            )
         return self.learning_rate * (start + (1 - start) * wave)
 
 

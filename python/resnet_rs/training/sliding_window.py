@@ -1,7 +1,7 @@
 """Sliding-window inference: a network for small pieces on an image or volume of any size, and a validation with it.
 
-Pieces of `roi_size` overlap; where they do, their outputs are averaged, each weighted by a map of one ("constant") or of a
-Gaussian bell, which trusts the middle of a piece more than its border.
+Pieces of `roi_size` overlap; where they do, their outputs are averaged, each weighted by a map of one ("constant") or
+of a Gaussian bell, which trusts the middle of a piece more than its border.
 
 >>> import numpy as np, resnet_rs as rr
 >>> from resnet_rs.training.sliding_window import sliding_window_inference
@@ -131,7 +131,8 @@ def weight_map_of(roi_size: Sequence[int], mode: str, sigma_scale: Sequence[floa
     for length, scale in zip(roi_size, sigma_scale, strict=True):
         distance = np.arange(length) - (length - 1) / 2
         bell = np.multiply.outer(bell, np.exp(-0.5 * (distance / max(1e-6, scale * length)) ** 2))
-    return np.maximum(bell[0], max(float(bell.min()), FLOOR)).astype(np.float32)
+    floored: NDArray[np.float64] = np.maximum(bell[0], max(float(bell.min()), FLOOR))
+    return floored.astype(np.float32)
 
 
 def per_axis(argument: str, value: object, rank: int, maximum: float) -> list[float]:
@@ -200,7 +201,9 @@ class SlidingWindowInference:
             raise ShapeError(f"x: expected (n, {'d, ' * (len(self.roi_size) - 2)}h, w, c), got {array.shape}")
         sizes = array.shape[1:-1]
         padded = [max(have, wanted) for have, wanted in zip(sizes, self.roi_size, strict=True)]
-        require_memory(4 * (len(array) + 2) * (self.num_classes + 1) * int(np.prod(padded)), "the output of the windows")
+        require_memory(
+            4 * (len(array) + 2) * (self.num_classes + 1) * int(np.prod(padded)), "the output of the windows"
+        )
         result = np.empty((len(array), *sizes, self.num_classes), np.float32)
         for number, sample in enumerate(array):
             before = [(wanted - have) // 2 for have, wanted in zip(sizes, padded, strict=True)]

@@ -53,7 +53,7 @@ class IterableSource:
         self.once = iter(iterable) if isinstance(iterable, Iterator) else None
         self._steps = None if steps is None else check_int("steps_per_epoch", steps, 1, 2**62)
         if self._steps is None and hasattr(iterable, "__len__"):
-            self._steps = len(iterable)
+            self._steps = len(iterable)  # type: ignore[arg-type]
 
     @property
     def steps(self) -> int | None:
@@ -91,10 +91,14 @@ def find_source(
         if isinstance(x, Dataset):
             return DatasetSource(x, steps)
         if isinstance(x, (str, bytes, dict)):
-            raise ArgumentError(f"{what}: expected an array, a dataset or an iterable of batches, got {type(x).__name__}")
+            raise ArgumentError(
+                f"{what}: expected an array, a dataset or an iterable of batches, got {type(x).__name__}"
+            )
         return IterableSource(x, steps)
     if x is None or y is None:
-        raise ArgumentError(f"{'y' if x is not None else what}: training and evaluation need inputs and targets, got None")
+        raise ArgumentError(
+            f"{'y' if x is not None else what}: training and evaluation need inputs and targets, got None"
+        )
     size = 32 if batch_size is None else batch_size
     dataset = ArrayDataset(x, y, sample_weight, batch_size=size, shuffle=shuffle, seed=seed)
     return DatasetSource(dataset, steps)

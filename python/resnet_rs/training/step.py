@@ -70,9 +70,7 @@ class Compiled:
         model, optimizer = self.model, self.optimizer
         shapes = model.parameter_shapes()
         trainable = model.trainable_flags()
-        factors = [
-            self.factors.get(name, 1.0) if flag else 0.0 for name, flag in zip(shapes, trainable, strict=True)
-        ]
+        factors = [self.factors.get(name, 1.0) if flag else 0.0 for name, flag in zip(shapes, trainable, strict=True)]
         decays = optimizer.decays(shapes, shapes.values())
         layout = (optimizer.kind, tuple(factors), tuple(decays), tuple(optimizer.native_options().items()))
         if self._native is None or layout != self._layout:
@@ -225,7 +223,8 @@ def find_output(model: Trainable, loss: Loss | FunctionLoss) -> Output:
         )
     if loss.from_logits and ended in ("softmax", "sigmoid"):
         raise ArgumentError(
-            f"from_logits: {model.name} ends in {ended}: build it with classifier_activation=None, or leave from_logits out"
+            f"from_logits: {model.name} ends in {ended}: build it with classifier_activation=None, "
+            "or leave from_logits out"
         )
     if ended == ("sigmoid" if loss.form == "binary" else "softmax"):
         return Output(node.inputs[0], True)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
     from .history import Callback, History
-    from .losses import FunctionLoss, Loss
+    from .losses import Loss
     from .metrics import Metric
     from .optimizers import Optimizer
     from .sources import Source
@@ -76,14 +76,15 @@ class Trainable(Differentiable):
             ArgumentError, UnknownArgumentError: an argument is not allowed; the message suggests what was meant.
             UnknownNameError: a name in `learning_rate_factors` fits no parameter.
         """
-        from . import losses, metrics as known_metrics, optimizers
+        from . import losses, optimizers
+        from . import metrics as known_metrics
         from .patterns import select
         from .step import Compiled
 
         refuse(self.compile, unknown)
         if loss is None:
             raise ArgumentError("loss: expected a name, one of resnet_rs.losses or a function, got None")
-        several = metrics if isinstance(metrics, (list, tuple)) else [] if metrics is None else [metrics]
+        several: Sequence[Any] = [] if metrics is None else metrics if isinstance(metrics, (list, tuple)) else [metrics]
         made = [known_metrics.get(metric) for metric in several]
         if len({metric.name for metric in made}) < len(made):
             raise ArgumentError(f"metrics: expected different names, got {[metric.name for metric in made]}")
@@ -200,7 +201,7 @@ class Trainable(Differentiable):
             validation = self._validation(validation_data, validation_batch_size or batch_size, validation_steps)
         every = with_defaults(callbacks, verbose)
         run = Run(
-            self,
+            self,  # type: ignore[arg-type]
             compiled,
             source,
             validation,
@@ -248,9 +249,7 @@ class Trainable(Differentiable):
         from .sources import find_source
 
         compiled = self._require_compiled("evaluate")
-        source = find_source(
-            x, y, sample_weight, batch_size=batch_size, shuffle=False, seed=compiled.seed, steps=steps
-        )
+        source = find_source(x, y, sample_weight, batch_size=batch_size, shuffle=False, seed=compiled.seed, steps=steps)
         shown = resolve_verbose(verbose)
         found = evaluate(compiled, source)
         if shown:
@@ -274,7 +273,9 @@ class Trainable(Differentiable):
             metric.reset()
         loss = compiled.train(as_batch((x, y, sample_weight)), weights, 1, True)
         compiled.update()
-        return self._report({"loss": loss, **{metric.name: metric.result() for metric in compiled.metrics}}, return_dict)
+        return self._report(
+            {"loss": loss, **{metric.name: metric.result() for metric in compiled.metrics}}, return_dict
+        )
 
     def test_on_batch(
         self, x: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None, return_dict: bool = False
@@ -286,7 +287,9 @@ class Trainable(Differentiable):
         for metric in compiled.metrics:
             metric.reset()
         loss = compiled.test(as_batch((x, y, sample_weight)))
-        return self._report({"loss": loss, **{metric.name: metric.result() for metric in compiled.metrics}}, return_dict)
+        return self._report(
+            {"loss": loss, **{metric.name: metric.result() for metric in compiled.metrics}}, return_dict
+        )
 
     # -- inside -------------------------------------------------------------------------------------------------------
 
@@ -349,5 +352,3 @@ def find_checkpoint(callbacks: Sequence[Callback]) -> str | None:
         if isinstance(callback, BackupAndRestore) and os.path.exists(callback.filepath):  # noqa: PTH110
             return callback.filepath
     return None
-
-

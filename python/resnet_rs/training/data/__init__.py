@@ -1,7 +1,7 @@
 """Data for training: arrays, folders of images, volumes; batches that are prepared on threads while the network works.
 
-A `Dataset` fetches samples by number, in an order that its seed and the epoch decide, and augments them by what seed, epoch
-and sample decide: a run that is stopped and resumed, or that has another number of threads, sees the same bits.
+A `Dataset` fetches samples by number, in an order that its seed and the epoch decide, and augments them by what seed,
+epoch and sample decide: a run that is stopped and resumed, or that has another number of threads, sees the same bits.
 
 >>> import numpy as np, resnet_rs as rr
 >>> data = rr.data.ArrayDataset(np.zeros((10, 8, 8, 3)), np.arange(10), batch_size=4, shuffle=False)

@@ -19,8 +19,7 @@ from typing import Any
 
 from resnet_rs.checks import check_fraction, check_int, check_number, check_size
 from resnet_rs.errors import ArgumentError
-
-from ..arguments import known_arguments
+from resnet_rs.training.arguments import is_list, known_arguments
 
 __all__ = [
     "Augmentation",
@@ -49,13 +48,13 @@ class Augmentation(ABC):
 
 def check_axes(axes: int | Sequence[int]) -> list[int]:
     several = [axes] if isinstance(axes, int) else axes
-    if isinstance(several, str) or not isinstance(several, Sequence) or not several:
+    if not is_list(several) or not several:
         raise ArgumentError(f"axes: expected spatial axes such as (0, 1), got {axes!r}")
     return [check_int(f"axes[{position}]", axis, 0, 2) for position, axis in enumerate(several)]
 
 
 def check_lengths(argument: str, value: int | Sequence[int], minimum: int) -> int | list[int]:
-    if isinstance(value, Sequence) and not isinstance(value, str) and len(value) in (2, 3):
+    if not isinstance(value, int) and is_list(value) and len(value) in (2, 3):
         return [check_int(f"{argument}[{axis}]", size, minimum, 2**24) for axis, size in enumerate(value)]
     return check_int(argument, value, minimum, 2**24)
 
@@ -179,7 +178,7 @@ class Elastic(Augmentation):
 
 
 def check_numbers(argument: str, value: float | Sequence[float]) -> list[float]:
-    several = value if isinstance(value, Sequence) and not isinstance(value, str) else [value]
+    several = [value] if isinstance(value, (int, float)) else value
+    if not is_list(several):
+        raise ArgumentError(f"{argument}: expected a number or one per channel, got {value!r}")
     return [check_number(f"{argument}[{position}]", number) for position, number in enumerate(several)]
-
-

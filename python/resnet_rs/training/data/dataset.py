@@ -13,8 +13,8 @@ from resnet_rs import _core
 from resnet_rs.arrays import as_float32, real_array
 from resnet_rs.checks import check_bool, check_int, check_size
 from resnet_rs.errors import ArgumentError, ShapeError
+from resnet_rs.training.arguments import known_arguments
 
-from ..arguments import known_arguments
 from .augmentation import Augmentation
 
 if TYPE_CHECKING:
@@ -156,7 +156,9 @@ def held_out(count: int, fraction: object) -> int:
         raise ArgumentError(f"validation_split: expected a number between 0 and 1, got {fraction!r}")
     held = count - int(count * (1 - fraction))
     if not 0 < held < count:
-        raise ArgumentError(f"validation_split: {fraction} of {count} samples leaves nothing to train or to validate on")
+        raise ArgumentError(
+            f"validation_split: {fraction} of {count} samples leaves nothing to train or to validate on"
+        )
     return held
 
 
@@ -164,8 +166,8 @@ class ArrayDataset(Dataset):
     """Samples in arrays.
 
     Args:
-        x: images or volumes, the samples along the first axis, any real dtype (uint8 stays uint8 until a batch is made).
-        y: targets, as many; None for none.
+        x: images or volumes, the samples along the first axis, any real dtype (uint8 stays uint8 until a batch is
+        made). y: targets, as many; None for none.
         sample_weight: a weight per sample (or per point); None for none.
         masks: default: whether `y` has the spatial shape of `x`.
         batch_size, shuffle, augment, seed, drop_remainder, workers: see `Dataset`.
@@ -233,7 +235,7 @@ class Subset(Dataset):
 
     def __init__(self, source: Dataset, indices: ArrayLike, **changes: Any) -> None:
         numbers = np.asarray(indices)
-        if numbers.ndim != 1 or numbers.dtype.kind not in "iu" or (numbers.size and not 0 <= numbers.min()):
+        if numbers.ndim != 1 or numbers.dtype.kind not in "iu" or (numbers.size and not numbers.min() >= 0):
             raise ArgumentError(f"indices: expected numbers of samples, got {indices!r}")
         if numbers.size and numbers.max() >= len(source):
             raise ArgumentError(f"indices: expected numbers below {len(source)}, got {numbers.max()}")

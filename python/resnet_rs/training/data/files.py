@@ -12,8 +12,8 @@ import numpy as np
 from resnet_rs.checks import check_bool, check_size
 from resnet_rs.errors import ArgumentError, FileFormatError
 from resnet_rs.runtime import require_memory
+from resnet_rs.training.arguments import is_list, known_arguments
 
-from ..arguments import known_arguments
 from .augmentation import Augmentation
 from .dataset import Batch, Dataset
 
@@ -26,7 +26,7 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif", "
 
 
 def check_picture_size(size: int | Sequence[int]) -> tuple[int, int]:
-    if isinstance(size, Sequence) and not isinstance(size, str) and len(size) == 2:
+    if not isinstance(size, int) and is_list(size) and len(size) == 2:
         return check_size("size[0]", size[0]), check_size("size[1]", size[1])
     side = check_size("size", size)
     return side, side
@@ -92,7 +92,9 @@ def pair_files(images: Path, masks: Path, suffixes: Iterable[str]) -> list[tuple
 class Pictures(Dataset):
     """Pictures in files, kept in memory once read if `cache`."""
 
-    def __init__(self, files: list[Any], size: tuple[int, int], channels: int, cache: bool, options: dict[str, Any]) -> None:
+    def __init__(
+        self, files: list[Any], size: tuple[int, int], channels: int, cache: bool, options: dict[str, Any]
+    ) -> None:
         super().__init__(**options)
         self.files, self.size, self.channels = files, size, check_size("channels", channels)
         self.mode = {1: "L", 3: "RGB", 4: "RGBA"}.get(channels, "")
@@ -251,5 +253,3 @@ class ImageMaskFolder(Pictures):
     def fetch(self, indices: NDArray[np.int64]) -> Batch:
         pairs = [self.kept(int(index)) for index in indices]
         return Batch(np.stack([image for image, _ in pairs]), np.stack([mask for _, mask in pairs]))
-
-

@@ -12,8 +12,8 @@ import numpy as np
 from resnet_rs.checks import check_bool, check_choice, check_size
 from resnet_rs.errors import ArgumentError, FileFormatError
 from resnet_rs.runtime import require_memory
+from resnet_rs.training.arguments import known_arguments
 
-from ..arguments import known_arguments
 from .augmentation import Augmentation
 from .dataset import Batch, Dataset
 from .files import pair_files
@@ -93,8 +93,8 @@ class NiftiFolder(Dataset):
         images, masks: the folders.
         size: (depth, height, width) that volumes are cut or padded to, around their centres.
         normalise: each volume and channel to mean 0 and deviation 1 ("zscore"), to 0 ... 1 ("unit"), or "none".
-        every: keep only each `every`-th pair, from number `offset` on; `inverse` keeps the others: every fifth pair held
-            out is every=5 for the validation and every=5, inverse=True for the training.
+        every: keep only each `every`-th pair, from number `offset` on; `inverse` keeps the others: every fifth pair
+            held out is every=5 for the validation and every=5, inverse=True for the training.
         cache: keep volumes in memory once they are read.
         batch_size, shuffle, augment, seed, drop_remainder, workers: see `Dataset`.
 
