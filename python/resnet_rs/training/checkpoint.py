@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from resnet_rs.errors import ArgumentError, FileFormatError, WeightsError
+from resnet_rs.weights.names import TRAINING
 
 if TYPE_CHECKING:
     from .run import Run
 
 __all__ = ["load", "save"]
 
-PREFIX = "training/"
 VERSION = 1
 
 
@@ -41,17 +41,17 @@ def save(path: str | os.PathLike[str], run: Run) -> None:
         tensors: dict[str, Any] = dict(model.state_dict())
         state: dict[str, Any] = {}
         for name, value in compiled.native.state().items():
-            tensors[f"{PREFIX}optimizer/{name}"] = np.asarray(value)
+            tensors[f"{TRAINING}optimizer/{name}"] = np.asarray(value)
         position, names = run.position(), []
         for number, metric in enumerate(compiled.metrics):
             names.append(metric.name)
             for name, value in metric.sums.items():
-                tensors[f"{PREFIX}metric/{number}/{name}"] = np.asarray(value, np.float64)
+                tensors[f"{TRAINING}metric/{number}/{name}"] = np.asarray(value, np.float64)
         for number, callback in enumerate(run.callbacks):
             kept: dict[str, Any] = {}
             for name, value in callback.state().items():
                 if isinstance(value, np.ndarray):
-                    tensors[f"{PREFIX}callback/{number}/{name}"] = value
+                    tensors[f"{TRAINING}callback/{number}/{name}"] = value
                 else:
                     kept[name] = value
             state[f"{number} {type(callback).__name__}"] = kept
@@ -118,7 +118,7 @@ def load(path: str | os.PathLike[str], run: Run) -> None:
         raise ArgumentError(f"callbacks: {name} was written with {', '.join(missing)} at another place in the list")
 
     tensors = weights.read(path)
-    inner = {key.removeprefix(PREFIX): tensors.pop(key) for key in list(tensors) if key.startswith(PREFIX)}
+    inner = {key.removeprefix(TRAINING): tensors.pop(key) for key in list(tensors) if key.startswith(TRAINING)}
 
     def part(prefix: str) -> dict[str, Any]:
         return {key.removeprefix(prefix): value for key, value in inner.items() if key.startswith(prefix)}

@@ -347,14 +347,15 @@ def engine_shape(y: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def plain_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """An engine's shape without the axes of length 1 that the user does not see."""
-    return (shape[0], *(size for size in shape[1:-1] if size != 1), *shape[-1:]) if len(shape) > 1 else shape
+    """An engine's shape, with or without channels, without the axes of length 1 that the user does not see."""
+    return (shape[0], *(size for size in shape[1:4] if size != 1), *shape[4:])
 
 
 def snake_case(name: str) -> str:
     """SparseDiceCELoss -> sparse_dice_ce_loss."""
     import re
 
+    name = name.replace("IoU", "Iou")
     return re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).lower()
 
 
@@ -372,7 +373,7 @@ def names() -> dict[str, Callable[[], Loss]]:
         MeanSquaredError,
         *(getattr(region_losses, name) for name in region_losses.__all__ if name != "RegionLoss"),
     ]
-    found = {snake_case(loss.__name__).removesuffix("_loss").replace("io_u", "iou"): loss for loss in plain}
+    found = {snake_case(loss.__name__).removesuffix("_loss"): loss for loss in plain}
     return {**found, "mse": MeanSquaredError}
 
 
