@@ -23,6 +23,7 @@ from .output import CommandError
 
 if TYPE_CHECKING:
     from resnet_rs.model import Model
+    from resnet_rs.training.data.augmentation import Augmentation
     from resnet_rs.training.data.dataset import Dataset
 
 __all__ = ["Recipe", "read_recipe"]
@@ -122,7 +123,7 @@ def inner(what: str, value: object) -> object:
     """An argument: a schedule, or what it is."""
     import resnet_rs as rr
 
-    if isinstance(value, Mapping) and len(value) == 1 and next(iter(value)) in rr.schedules.__all__:
+    if isinstance(value, Mapping):
         return build(what, value, rr.schedules)
     if isinstance(value, list):
         return [inner(what, entry) for entry in value]
@@ -175,6 +176,7 @@ class Recipe:
             "cache": self.data.get("cache", True),
         }
         whole: Dataset
+        always: list[Augmentation] = []
         names = list(self.data.get("classes") or [])
         if self.volumes:
             size = self.data.get("size") or self.model.get("input_shape", [64, 64, 64, 1])[:3]
@@ -182,12 +184,16 @@ class Recipe:
             folders = self.path("images"), self.path("masks")
             whole = rr.data.NiftiFolder(*folders, size, normalise=normalise, augment=augment, **options)
         else:
-            if "normalise" in self.data:
-                raise CommandError("data: normalise is for volumes; pixels are scaled by the network")
+            if "normalise" in self.data and not self.segments:
+                raise CommandError("data: normalise is for volumes and masks; a classifier scales pixels itself")
             size = self.data.get("size") or self.model.get("input_shape", [224, 224, 3])[:2]
             options |= {"channels": self.data.get("channels", 3), "augment": augment}
             if self.segments:
                 values = self.data.get("mask_values")
+                mean, std = self.data.get("normalise", (127.5, 127.5))
+                scale = rr.data.Normalize(mean, std)
+                options["augment"] = [*augment, scale]
+                always.append(scale)
                 folders = self.path("images"), self.path("masks")
                 whole = rr.data.ImageMaskFolder(*folders, size, mask_values=values, **options)
             else:
@@ -200,10 +206,13 @@ class Recipe:
                     if held.classes != names:
                         raise CommandError(f"data: validation_folder: expected the classes {names}, got {held.classes}")
                     return whole, held, names
-        return *self.hold_out(whole), names
+        return *self.hold_out(whole, always), names
 
-    def hold_out(self, whole: Dataset) -> tuple[Dataset, Dataset | None]:
-        """Hold samples out: a fraction at random (by the seed), or every n-th for an int n >= 2."""
+    def hold_out(self, whole: Dataset, always: list[Augmentation]) -> tuple[Dataset, Dataset | None]:
+        """Hold samples out: a fraction at random (by the seed), or every n-th for an int n >= 2.
+
+        `always` is what is done to those that are held out, too.
+        """
         import numpy as np
 
         share = self.data.get("validation", 0.2)
@@ -223,7 +232,7 @@ class Recipe:
             raise CommandError(
                 f"data: validation: {share} of {count} samples leaves nothing to train or to validate on"
             )
-        return whole.subset(rest), whole.subset(held, shuffle=False, augment=())
+        return whole.subset(rest), whole.subset(held, shuffle=False, augment=always)
 
     def create(self, sample_shape: Sequence[int], classes: int) -> Model:
         """Build the model for samples of a shape."""
