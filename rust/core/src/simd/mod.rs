@@ -146,6 +146,9 @@ pub trait Simd: Copy + Send + Sync + 'static {
     /// Asks for the cache line at `address` to be brought to the second-level cache; any address is allowed.
     fn prefetch(self, address: *const f32);
 
+    /// The same, to the first-level cache.
+    fn prefetch_near(self, address: *const f32);
+
     /// The absolute value.
     #[inline(always)]
     fn abs(self, a: Self::V) -> Self::V {

@@ -9,7 +9,9 @@
 //! | `direct` | everything: a matrix product over windows of the activations |
 //! | `grouped` | few channels per group: a vector spans several groups |
 //! | `transposed` | the transposed convolution, as direct convolutions |
-//! | `winograd` | kernels of 3 taps and stride 1, with fewer multiplications |
+//! | `winograd` | kernels of 3 or 4 taps and stride 1, with fewer multiplications |
+//! | `maps` | several maps side by side, the first of them enlarged |
+//! | `strided` | stems: a kernel of stride 2 as one of stride 1 for `winograd` |
 //!
 //! The norm that follows is folded into weights and bias; residual and activation run in registers.
 
@@ -17,11 +19,14 @@ mod block;
 mod blocking;
 mod direct;
 mod grouped;
+mod maps;
 mod stage;
+mod strided;
 mod transposed;
 mod weights;
 mod winograd;
 
+use super::activation::Activation;
 use super::epilogue::Epilogue;
 use super::{Attributes, Compile, Op, Parameter, Role, Signature, Step, expect_inputs};
 use crate::buffer::Buffer;
@@ -31,9 +36,11 @@ use crate::window::Window;
 use blocking::{Grid, Work};
 use direct::Direct;
 use grouped::Grouped;
+use strided::{Split, Strided};
 use weights::Weights;
 use winograd::{Variant, Winograd};
 
+pub use maps::ConvOfMaps;
 pub use transposed::ConvTranspose;
 pub use winograd::Precision;
 
@@ -91,11 +98,8 @@ impl Op for Conv {
     }
 
     fn absorb(&self, next: &dyn Op, slot: usize) -> Option<Box<dyn Op>> {
-        /// Fewer channels leave lanes of a costly function empty: a pass of its own over few elements is faster.
-        const FEW: usize = 8;
-        let epilogue = self.epilogue.absorb(next, slot)?;
-        (self.filters >= FEW || epilogue.activation.is_cheap())
-            .then(|| Box::new(Self { epilogue, ..*self }) as Box<dyn Op>)
+        let epilogue = self.absorb_epilogue(next, slot)?;
+        Some(Box::new(Self { epilogue, ..*self }))
     }
 
     fn compile(&self, context: &mut Compile<'_>) -> Box<dyn Step> {
@@ -107,8 +111,7 @@ impl Conv {
     /// Compiles it with Winograd's algorithm where `choose` says so.
     fn compile_as(&self, context: &mut Compile<'_>, choose: impl FnOnce(&Work) -> Option<Variant>) -> Box<dyn Step> {
         let own = self.epilogue.own_parameters(context.parameters);
-        let (scale, shift) =
-            scale_shift(self.filters, own.get(1).copied(), self.epilogue.scale_shift(context.parameters));
+        let (scale, shift) = self.scale_shift(context);
         let Compile { isa, threads, .. } = *context;
         let (mut input, mut output) = (context.inputs[0], context.output);
         if self.window.is_pointwise() && self.window.stride == [1; 3] {
@@ -116,25 +119,81 @@ impl Conv {
         }
         let (window, groups, grid) = (self.window, self.groups, Grid::dense(output));
         let work = Work { window, input, output, grid, groups, tile: isa.tile(), threads };
-        let channels = input.c / self.groups;
-        let weights =
-            Weights { values: own[0], scale: &scale, groups: self.groups, channels, taps: self.window.taps() };
         let Epilogue { residual, activation, .. } = self.epilogue;
+        Layer { name: "", work, values: own[0], scale: &scale, shift: &shift, residual, activation }
+            .compile(context, choose)
+    }
+
+    /// The epilogue with `next`, if that is worth it.
+    fn absorb_epilogue(&self, next: &dyn Op, slot: usize) -> Option<Epilogue> {
+        /// Fewer channels leave lanes of a costly function empty: a pass of its own over few elements is faster.
+        const FEW: usize = 8;
+        let epilogue = self.epilogue.absorb(next, slot)?;
+        (self.filters >= FEW || epilogue.activation.is_cheap()).then_some(epilogue)
+    }
+
+    /// Factor and summand of each output channel.
+    fn scale_shift(&self, context: &Compile<'_>) -> (Vec<f32>, Vec<f32>) {
+        let own = self.epilogue.own_parameters(context.parameters);
+        scale_shift(self.filters, own.get(1).copied(), self.epilogue.scale_shift(context.parameters))
+    }
+}
+
+/// A convolution with its weights.
+#[derive(Clone, Copy)]
+struct Layer<'a> {
+    /// Starts the names of its packed weights.
+    name: &'a str,
+    work: Work,
+    /// `(k, c / groups, taps)`
+    values: &'a [f32],
+    /// Of each output channel.
+    scale: &'a [f32],
+    shift: &'a [f32],
+    residual: bool,
+    activation: Activation,
+}
+
+impl Layer<'_> {
+    /// The weights, where no other convolution takes this one's place.
+    fn weights(&self) -> Weights<'_> {
+        let Work { window, input, groups, .. } = self.work;
+        Weights { values: self.values, scale: self.scale, groups, channels: input.c / groups, taps: window.taps() }
+    }
+
+    /// Compiles it with Winograd's algorithm where `choose` says so.
+    fn compile(&self, context: &mut Compile<'_>, choose: impl FnOnce(&Work) -> Option<Variant>) -> Box<dyn Step> {
+        let Self { name, work, values, scale, shift, residual, activation } = *self;
+        let isa = context.isa;
         if grouped::supports(isa, &work) {
-            let packed = context.packed("grouped", || grouped::pack(isa, &work, own[0], &scale));
-            let bias = context.packed("shift", || Buffer::copy_of(&shift));
+            let packed = context.packed(&format!("{name}grouped"), || grouped::pack(isa, &work, values, scale));
+            let bias = context.packed(&format!("{name}shift"), || Buffer::copy_of(shift));
             return Box::new(Grouped::new(isa, work, [packed, bias], residual, activation));
         }
         if let Some(variant) = choose(&work) {
-            let panels = winograd::panels(isa, &work);
-            let packed = context.packed(&variant.name(), || winograd::pack(isa, &work, variant, &weights));
-            let bias = context.packed("bias", || weights::pad(&shift, 1, panels));
-            return Box::new(Winograd::new(isa, work, variant, [packed, bias], residual, activation));
+            return match Split::new(&work) {
+                Some(split) => {
+                    let work = split.work();
+                    let values = split.weights(values);
+                    let winograd = Layer { work, values: &values, ..*self }.winograd(context, variant);
+                    Box::new(Strided::new(isa, split, winograd))
+                }
+                None => Box::new(self.winograd(context, variant)),
+            };
         }
         let panels = direct::panels(isa, &work);
-        let packed = context.packed("panels", || weights.pack(panels));
-        let bias = context.packed("bias", || weights::pad(&shift, self.groups, panels));
+        let packed = context.packed(&format!("{name}panels"), || self.weights().pack(panels));
+        let bias = context.packed(&format!("{name}bias"), || weights::pad(shift, work.groups, panels));
         Box::new(Direct::new(isa, work, [packed, bias], residual, activation))
+    }
+
+    fn winograd(&self, context: &mut Compile<'_>, variant: Variant) -> Winograd {
+        let Self { name, work, shift, residual, activation, .. } = *self;
+        let isa = context.isa;
+        let layout = format!("{name}{}", variant.name());
+        let packed = context.packed(&layout, || winograd::pack(isa, &work, variant, &self.weights()));
+        let bias = context.packed(&format!("{name}bias"), || weights::pad(shift, 1, winograd::panels(isa, &work)));
+        Winograd::new(isa, work, variant, [packed, bias], residual, activation)
     }
 }
 

@@ -100,7 +100,7 @@ impl Op for ConvTranspose {
                 phases.push(self.phase(context, offset));
             }
         }
-        Box::new(Phases { phases })
+        Box::new(Phases::new(phases))
     }
 }
 
@@ -172,8 +172,14 @@ impl ConvTranspose {
 }
 
 /// One direct convolution after the other, each with outputs of its own.
-struct Phases {
+pub(super) struct Phases {
     phases: Vec<Direct>,
+}
+
+impl Phases {
+    pub(super) fn new(phases: Vec<Direct>) -> Self {
+        Self { phases }
+    }
 }
 
 impl Step for Phases {
@@ -190,7 +196,7 @@ impl Step for Phases {
     }
 
     fn algorithm(&self) -> String {
-        format!("transposed, {} phases", self.phases.len())
+        format!("direct, {} phases", self.phases.len())
     }
 
     fn flops(&self) -> u64 {
