@@ -167,11 +167,6 @@ impl Simd for Avx512 {
 
     #[inline(always)]
     fn prefetch(self, address: *const f32) {
-        intrinsic!(_mm_prefetch::<_MM_HINT_T1>(address.cast()))
-    }
-
-    #[inline(always)]
-    fn prefetch_near(self, address: *const f32) {
         intrinsic!(_mm_prefetch::<_MM_HINT_T0>(address.cast()))
     }
 }

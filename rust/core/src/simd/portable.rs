@@ -195,7 +195,4 @@ impl Simd for Portable {
 
     #[inline(always)]
     fn prefetch(self, _address: *const f32) {}
-
-    #[inline(always)]
-    fn prefetch_near(self, _address: *const f32) {}
 }

@@ -40,7 +40,7 @@ const BLOCK: usize = (1 << 20) / size_of::<f32>();
 /// Floats of transformed weights that are read anew for each block without loss: they stay in that cache.
 const RESIDENT: usize = (3 << 18) / size_of::<f32>();
 /// Floats of V and M where the threads share them.
-const SHARED: usize = (4 << 20) / size_of::<f32>();
+const SHARED: usize = (8 << 20) / size_of::<f32>();
 
 /// The products start from nothing: the bias is added to the outputs.
 static ZEROS: [f32; 64] = [0.0; 64];

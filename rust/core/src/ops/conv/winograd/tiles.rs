@@ -149,7 +149,7 @@ impl Gather<'_> {
                         }
                         // What follows in V is written next.
                         for_rows!(POINTS_D, p, {
-                            s.prefetch_near(to.wrapping_add(p * stride * self.v.slot + S::LANES));
+                            s.prefetch(to.wrapping_add(p * stride * self.v.slot + S::LANES));
                         });
                     }
                 }
@@ -259,7 +259,7 @@ impl Scatter<'_> {
                             output_line::<S, PRODUCTS_D, OUTPUTS_D>(s, from, pitch, to, plane * S::LANES);
                             // What follows in M is read next.
                             for_rows!(PRODUCTS_D, p, {
-                                s.prefetch_near(from.wrapping_add(p * pitch + S::LANES));
+                                s.prefetch(from.wrapping_add(p * pitch + S::LANES));
                             });
                         }
                     }
