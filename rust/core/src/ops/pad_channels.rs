@@ -62,7 +62,7 @@ impl Step for PadChannelsStep {
         io.pool.for_each_chunk(io.output, points * c, |task, y| {
             y.fill(0.0);
             let x = &x[task * points * width..][..y.len() / c * width];
-            dispatch(isa, Columns { x, y, width, c, before });
+            dispatch(isa, Columns { x, y, width, c, before, times: 1 });
         });
     }
 

@@ -5,6 +5,8 @@
 //!   `(o + 1/2) / scale - 1/2`, and is the nearest cell beyond the outermost centres. Bilinear in 2D, trilinear in 3D, as
 //!   PyTorch's `interpolate(align_corners=False)` and Keras's `UpSampling` with `interpolation="bilinear"`.
 
+use super::concat::Concat;
+use super::conv::ConvOfMaps;
 use super::lanes::{copy, load, store};
 use super::{Attributes, Compile, Io, Op, Signature, Step, expect_inputs};
 use crate::buffer::align_up;
@@ -54,6 +56,17 @@ impl Op for Upsample {
                 size.checked_mul(scale).ok_or_else(|| format!("cannot enlarge {} by {:?}", inputs[0], self.scale))?;
         }
         Ok(inputs[0].with_dims(dims))
+    }
+
+    /// A convolution reads the small map; where a concatenation stands between, that is asked next.
+    fn absorb(&self, next: &dyn Op, slot: usize) -> Option<Box<dyn Op>> {
+        if self.mode != Mode::Nearest || slot > 0 {
+            return None;
+        }
+        match Concat::enlarging(next, self.scale) {
+            Some(concat) => Some(Box::new(concat)),
+            None => ConvOfMaps::new(next, self.scale).map(|conv| Box::new(conv) as Box<dyn Op>),
+        }
     }
 
     fn compile(&self, context: &mut Compile<'_>) -> Box<dyn Step> {
