@@ -45,6 +45,7 @@ mod rows;
 mod softmax;
 mod squeeze_excite;
 mod training;
+mod transposed_axes;
 #[cfg(test)]
 mod trial;
 mod unit_norm;
