@@ -56,8 +56,8 @@ impl Op for MaxPool {
     fn compile_for_training(&self, context: &mut Compile<'_>, _: Wants<'_>) -> Box<dyn TrainStep> {
         let step = self.step(context);
         match self.window.taps() {
-            ..=0x100 => Box::new(MaxPoolTraining::<u8>::new(step)),
-            ..=0x1_0000 => Box::new(MaxPoolTraining::<u16>::new(step)),
+            0..=0x100 => Box::new(MaxPoolTraining::<u8>::new(step)),
+            0x101..=0x1_0000 => Box::new(MaxPoolTraining::<u16>::new(step)),
             _ => Box::new(MaxPoolTraining::<u32>::new(step)),
         }
     }

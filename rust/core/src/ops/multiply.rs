@@ -8,9 +8,7 @@ use std::ops::Range;
 
 use super::affine_backward::Target;
 use super::lanes::{load, store};
-use super::{
-    Attributes, Backward, Compile, Forward, Io, Keeps, Op, Signature, Step, TrainStep, Wants, expect_inputs,
-};
+use super::{Attributes, Backward, Compile, Forward, Io, Keeps, Op, Signature, Step, TrainStep, Wants, expect_inputs};
 use crate::shape::Shape;
 use crate::simd::{Isa, Kernel, Simd, dispatch};
 

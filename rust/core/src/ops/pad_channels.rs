@@ -3,9 +3,7 @@
 //! Backward: `d_x[p][c] = d_y[p][before + c]` for every point `p`; the other channels of `d_y` go nowhere.
 
 use super::concat::{Columns, Part};
-use super::{
-    Attributes, Backward, Compile, Forward, Io, Keeps, Op, Signature, Step, TrainStep, Wants, expect_inputs,
-};
+use super::{Attributes, Backward, Compile, Forward, Io, Keeps, Op, Signature, Step, TrainStep, Wants, expect_inputs};
 use crate::shape::Shape;
 use crate::simd::{Isa, dispatch};
 
