@@ -1,7 +1,7 @@
 //! Rewrites for inference: what no output needs is dropped, as is what only training needs, and an operator whose output
 //! has one reader may absorb it.
 //!
-//! Which pairs can be one operator is theirs to say ([`Op::absorb`](crate::ops::Op::absorb)): batch norm into the weights of the convolution before it,
+//! Which pairs can be one operator is theirs to say ([`Op::absorb`]): batch norm into the weights of the convolution before it,
 //! residual sums and activations into whatever comes before them.
 
 use std::sync::Arc;
