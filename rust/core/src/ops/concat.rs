@@ -1,10 +1,14 @@
 //! Concatenation along channels: at every point the channels of all inputs in their order.
+//!
+//! `y[p] = (x0[p], x1[p] ...)` for every point `p`. Backward: the gradient of an input is its channels of `d_y`,
+//! `d_x[p][c] = d_y[p][before + c]`, where `before` are the channels of the inputs before it. Nothing is kept.
 
 use std::any::Any;
 
 use super::conv::ConvOfMaps;
-use super::lanes::copy;
-use super::{Attributes, Compile, Io, Op, Signature, Step};
+use super::lanes::{copy, copy_plus};
+use super::{Attributes, Backward, Compile, Forward, Gradient, Io, Keeps, Op, Signature, Step, TrainStep, Wants};
+use crate::parallel::Pool;
 use crate::shape::{Dims3, Shape};
 use crate::simd::{Isa, Kernel, Simd, dispatch};
 
@@ -58,8 +62,11 @@ impl Op for Concat {
     }
 
     fn compile(&self, context: &mut Compile<'_>) -> Box<dyn Step> {
-        let channels = context.inputs.iter().map(|input| input.c).collect();
-        Box::new(ConcatStep { isa: context.isa, scale: self.scale, channels, output: context.output })
+        Box::new(ConcatStep::new(context, self.scale))
+    }
+
+    fn compile_for_training(&self, context: &mut Compile<'_>, _: Wants<'_>) -> Box<dyn TrainStep> {
+        Box::new(ConcatStep::new(context, self.scale))
     }
 }
 
@@ -69,6 +76,13 @@ struct ConcatStep {
     /// Of every input.
     channels: Vec<usize>,
     output: Shape,
+}
+
+impl ConcatStep {
+    fn new(context: &Compile<'_>, scale: Dims3) -> Self {
+        let channels = context.inputs.iter().map(|input| input.c).collect();
+        Self { isa: context.isa, scale, channels, output: context.output }
+    }
 }
 
 impl Step for ConcatStep {
@@ -97,6 +111,72 @@ impl Step for ConcatStep {
 
     fn algorithm(&self) -> String {
         "copy".into()
+    }
+}
+
+impl TrainStep for ConcatStep {
+    fn keeps(&self) -> Keeps {
+        Keeps::nothing()
+    }
+
+    fn forward(&self, io: Forward<'_>) {
+        Step::forward(self, io.io());
+    }
+
+    fn backward(&self, io: Backward<'_>) {
+        let mut before = 0;
+        for (d_x, &width) in io.d_inputs.iter_mut().zip(&self.channels) {
+            if let Some(d_x) = d_x.take() {
+                Part { isa: self.isa, c: self.output.c, before, width }.gradient(io.d_output, d_x, io.pool);
+            }
+            before += width;
+        }
+    }
+}
+
+/// The channels of an output that come from one input: `width` of `c`, from `before` on.
+#[derive(Clone, Copy)]
+pub(super) struct Part {
+    pub(super) isa: Isa,
+    pub(super) c: usize,
+    pub(super) before: usize,
+    pub(super) width: usize,
+}
+
+impl Part {
+    /// Writes the gradient of that input.
+    pub(super) fn gradient(self, d_y: &[f32], d_x: Gradient<'_>, pool: &Pool) {
+        /// Elements of a task.
+        const CHUNK: usize = 16 * 1024;
+        let Self { isa, c, width, .. } = self;
+        let points = (CHUNK / width).max(1);
+        let Gradient { values, plus } = d_x;
+        pool.for_each_chunk(values, points * width, |task, d_x| {
+            let d_y = &d_y[task * points * c..][..d_x.len() / width * c];
+            let plus = plus.map(|plus| &plus[task * points * width..][..d_x.len()]);
+            dispatch(isa, PartColumns { part: self, d_y, plus, d_x });
+        });
+    }
+}
+
+/// [`Columns`] in reverse.
+struct PartColumns<'a> {
+    part: Part,
+    d_y: &'a [f32],
+    plus: Option<&'a [f32]>,
+    d_x: &'a mut [f32],
+}
+
+impl Kernel for PartColumns<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) {
+        let Self { part: Part { c, before, width, .. }, d_y, plus, d_x } = self;
+        for (point, (d_y, d_x)) in d_y.chunks_exact(c).zip(d_x.chunks_exact_mut(width)).enumerate() {
+            let plus = plus.map(|plus| &plus[point * width..][..width]);
+            copy_plus(simd, &d_y[before..before + width], plus, d_x);
+        }
     }
 }
 
@@ -143,6 +223,16 @@ mod tests {
                 }
                 assert_eq!(trial.output().len(), want.len());
                 trial.check(&want);
+            }
+        }
+    }
+
+    #[test]
+    fn gradients() {
+        for widths in [vec![1, 1], vec![3, 17], vec![64, 32, 16], vec![5, 1, 33, 15]] {
+            for dims in [[1, 9, 7], [4, 20, 9]] {
+                let shapes: Vec<Shape> = widths.iter().map(|&c| Shape::new(2, dims, c)).collect();
+                Trial::new(op("concat", &[]), &shapes).check_gradients(1e-1, 1e-4);
             }
         }
     }
