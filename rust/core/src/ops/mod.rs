@@ -28,6 +28,7 @@ mod epilogue;
 mod fold;
 mod global_pool;
 mod group_norm;
+mod group_norm_backward;
 mod input;
 mod lanes;
 mod layer_norm;
