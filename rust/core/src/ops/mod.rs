@@ -16,6 +16,8 @@ mod add;
 mod affine;
 mod affine_backward;
 mod attention;
+mod attention_backward;
+mod attention_mask;
 mod attributes;
 mod avg_pool;
 mod batch_norm;
