@@ -160,6 +160,7 @@ class ResNetConfig:
             object.__setattr__(self, name, check_size(name, getattr(self, name)))
         for name in ("stem_pool", "use_pre_activation", "se_block", "include_rescaling", "shortcut_bias", "conv_bias"):
             check_bool(name, getattr(self, name))
+        check_bool("bn_unbiased_running_var", self.bn_unbiased_running_var)
         for name in ("shortcut_norm", "stem_norm", "final_norm"):
             if getattr(self, name) is not None:
                 check_bool(name, getattr(self, name))

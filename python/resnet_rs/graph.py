@@ -309,6 +309,10 @@ class Builder:
         """max(x, 0)."""
         return self.activation(x, "relu", name=name)
 
+    def dropout(self, x: Tensor, rate: float, *, name: str | None = None) -> Tensor:
+        """Drop elements with probability `rate` (0 to 1) in training, and scale the others; else change nothing."""
+        return self._add("dropout", (x,), x.channels, {"rate": rate}, name)
+
     def softmax(self, x: Tensor, *, name: str | None = None) -> Tensor:
         """Softmax over the channels."""
         return self._add("softmax", (x,), x.channels, {}, name)

@@ -5,6 +5,7 @@
 //! segment is a run of taps that are neighbours in memory. Each output is one chain of fused multiply-adds in the
 //! order of the segments: its bits do not depend on the tile that it is computed in.
 
+use crate::buffer::LINE;
 use crate::simd::{Kernel, Simd, for_rows, opaque, outlined};
 
 /// A contiguous stretch of the reduction.
@@ -57,8 +58,8 @@ pub(crate) struct Ahead {
 }
 
 impl Ahead {
-    /// Two lines.
-    pub(crate) const MOST: usize = 32;
+    /// Half of what the widest panel has in four steps. Any condition here would make the tile's sums spill.
+    pub(crate) const MOST: usize = 4 * LINE;
 }
 
 /// The arguments of one tile.
@@ -177,8 +178,9 @@ unsafe fn compute<S: Simd, const M: usize, const N: usize>(s: S, tile: &Tile<'_>
                 step!(3);
                 a = a.map(|a| opaque(a.add(4)));
                 b = b.add(4 * N * lanes);
-                s.prefetch(ahead);
-                s.prefetch(ahead.wrapping_add(Ahead::MOST / 2));
+                for line in 0..Ahead::MOST / LINE {
+                    s.prefetch(ahead.wrapping_add(line * LINE));
+                }
                 ahead = ahead.wrapping_add(ahead_step);
                 left -= 4;
             }

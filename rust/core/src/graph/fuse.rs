@@ -1,6 +1,7 @@
-//! Rewrites for inference: what no output needs is dropped, and an operator whose output has one reader may absorb it.
+//! Rewrites for inference: what no output needs is dropped, as is what only training needs, and an operator whose output
+//! has one reader may absorb it.
 //!
-//! Which pairs can be one operator is theirs to say ([`Op::absorb`](crate::ops::Op::absorb)): batch norm into the weights of the convolution before it,
+//! Which pairs can be one operator is theirs to say ([`Op::absorb`]): batch norm into the weights of the convolution before it,
 //! residual sums and activations into whatever comes before them.
 
 use std::sync::Arc;
@@ -18,20 +19,28 @@ pub(super) struct Fused {
 
 /// `graph` reduced to what `outputs` need, with every absorption that is possible.
 pub(super) fn fuse(graph: &Graph, outputs: &[usize]) -> Fused {
-    fuse_with(graph, outputs, |producer, node, slot| producer.op.absorb(&*node.op, slot))
+    // For each node the one that has its value: itself, unless it is for training.
+    let mut same: Vec<usize> = Vec::with_capacity(graph.nodes().len());
+    let mut nodes = graph.nodes().to_vec();
+    for (number, node) in nodes.iter_mut().enumerate() {
+        node.inputs.iter_mut().for_each(|input| *input = same[*input]);
+        same.push(if node.op.is_for_training() { node.inputs[0] } else { number });
+    }
+    let outputs: Vec<usize> = outputs.iter().map(|&output| same[output]).collect();
+    fuse_with(&nodes, &outputs, |producer, node, slot| producer.op.absorb(&*node.op, slot))
 }
 
-/// `graph` reduced to what `outputs` need. `absorb` says what two nodes, of which the second reads the output of the first in
+/// `nodes` reduced to what `outputs` need. `absorb` says what two nodes, of which the second reads the output of the first in
 /// that slot, are together.
 pub(super) fn fuse_with(
-    graph: &Graph,
+    nodes: &[Node],
     outputs: &[usize],
     absorb: impl Fn(&Node, &Node, usize) -> Option<Box<dyn Op>>,
 ) -> Fused {
-    let readers = count_readers(graph.nodes(), outputs);
+    let readers = count_readers(nodes, outputs);
     // `None` where a node was absorbed, dropped, or not reached yet.
-    let mut fused: Vec<Option<Node>> = vec![None; graph.nodes().len()];
-    for (number, node) in graph.nodes().iter().enumerate() {
+    let mut fused: Vec<Option<Node>> = vec![None; nodes.len()];
+    for (number, node) in nodes.iter().enumerate() {
         if readers[number] == 0 && !node.is_input() {
             continue;
         }

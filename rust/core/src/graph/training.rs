@@ -168,3 +168,63 @@ impl Network {
         self.lock().trainer.gradients.fill(0.0);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::super::network::Unwatched;
+    use super::*;
+    use crate::ops::{Attributes, Value};
+
+    #[test]
+    fn dropout_vanishes_at_inference_and_works_where_nothing_before_it_trains() {
+        let node = |name: &str, kind: &str, inputs: &[usize], attributes: &[(&str, Value)]| {
+            let values: BTreeMap<String, Value> =
+                attributes.iter().map(|(name, value)| ((*name).into(), value.clone())).collect();
+            (name.into(), kind.into(), inputs.to_vec(), Attributes::new(values))
+        };
+        let triple = |value: i64| Value::List(vec![Value::Int(value); 3]);
+        let conv = [
+            ("filters", Value::Int(3)),
+            ("kernel", triple(1)),
+            ("stride", triple(1)),
+            ("padding", Value::List(vec![Value::List(vec![Value::Int(0); 2]); 3])),
+            ("dilation", triple(1)),
+            ("groups", Value::Int(1)),
+            ("bias", Value::Bool(false)),
+        ];
+        let network = Network::new([
+            node("x", "input", &[], &[("channels", Value::Int(8))]),
+            node("drop", "dropout", &[0], &[("rate", Value::Float(0.5))]),
+            node("head", "conv", &[1], &conv),
+            node("end", "dropout", &[2], &[("rate", Value::Float(0.5))]),
+        ])
+        .unwrap();
+        let (isa, shape) = (Isa::best(), Shape::vector(20, 8));
+        let x = vec![1.0; shape.len()];
+        network.set("head.weight", &[3, 8, 1, 1, 1], &[1.0; 24]).unwrap();
+        let inputs = [(shape, x.as_slice())];
+        let run = network.run(isa, &inputs, &[1, 3]).unwrap();
+        assert_eq!(run[0].1, x);
+        assert_eq!(run[1].1, vec![8.0; 60]);
+        assert_eq!(network.profile(isa, &inputs, &[3], 1, &mut Unwatched).unwrap().len(), 1);
+
+        let train = |trainable: bool, seed: u64| {
+            let trainable = [trainable];
+            let training = Training { isa, outputs: &[1, 3], trainable: &trainable, input_gradients: false, seed };
+            network.train_forward(&inputs, &training, &mut Unwatched).unwrap()
+        };
+        for trainable in [false, true] {
+            let values = train(trainable, 1);
+            assert_eq!(values, train(trainable, 1));
+            assert_ne!(values, train(trainable, 2));
+            let [(_, dropped), (_, y)] = values.as_slice() else { panic!("two outputs") };
+            assert!(dropped.iter().all(|&x| x == 0.0 || x == 2.0));
+            for (x, y) in dropped.chunks(8).zip(y.chunks(3)) {
+                let sum: f32 = x.iter().sum();
+                assert!(y.iter().all(|&y| y == 0.0 || y == 2.0 * sum));
+            }
+        }
+    }
+}

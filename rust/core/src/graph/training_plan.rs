@@ -91,9 +91,11 @@ impl TrainingPlan {
             active[number] = is_active(node, &active, &key);
         }
         let is_active_node = |node: &Node| {
-            node.inputs.iter().any(|&input| active[input]) || node.parameters.iter().any(|&row| key.trainable[row])
+            node.op.is_for_training()
+                || node.inputs.iter().any(|&input| active[input])
+                || node.parameters.iter().any(|&row| key.trainable[row])
         };
-        let Fused { mut nodes, mut outputs } = fuse_with(graph, &key.outputs, |producer, node, slot| {
+        let Fused { mut nodes, mut outputs } = fuse_with(graph.nodes(), &key.outputs, |producer, node, slot| {
             match (is_active_node(producer), is_active_node(node)) {
                 (false, false) => producer.op.absorb(&*node.op, slot),
                 (true, true) => producer.op.absorb_for_training(&*node.op, slot),
@@ -193,6 +195,7 @@ impl TrainingPlan {
 /// Whether a gradient passes the node.
 fn is_active(node: &Node, active: &[bool], key: &TrainingKey) -> bool {
     (node.is_input() && key.input_gradients)
+        || node.op.is_for_training()
         || node.inputs.iter().any(|&input| active[input])
         || node.parameters.iter().any(|&row| key.trainable[row])
 }

@@ -37,7 +37,7 @@ pub(super) struct Norm<'a> {
 
 /// Where a gradient goes.
 #[derive(Clone, Copy)]
-struct Target<'a> {
+pub(super) struct Target<'a> {
     values: SharedMut<'a>,
     plus: Option<&'a [f32]>,
 }
@@ -70,7 +70,7 @@ impl BackwardPass<'_> {
 }
 
 impl<'a> Target<'a> {
-    fn new(gradient: Gradient<'a>, length: usize) -> Self {
+    pub(super) fn new(gradient: Gradient<'a>, length: usize) -> Self {
         assert!(gradient.values.len() == length && gradient.plus.is_none_or(|plus| plus.len() == length));
         Self { values: SharedMut::new(gradient.values), plus: gradient.plus }
     }
@@ -78,7 +78,7 @@ impl<'a> Target<'a> {
     /// # Safety
     /// The vector, or the lanes of the tail, must be inside at `i`, and belong to the calling task.
     #[inline(always)]
-    unsafe fn write<S: Simd>(&self, simd: S, i: usize, value: S::V, tail: Option<S::M>) {
+    pub(super) unsafe fn write<S: Simd>(&self, simd: S, i: usize, value: S::V, tail: Option<S::M>) {
         // SAFETY: by this function's contract.
         unsafe {
             let value = match self.plus {

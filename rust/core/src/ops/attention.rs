@@ -15,12 +15,13 @@
 //! Scores are never stored whole: keys come in blocks, and maximum, sum and result of each query are corrected when a
 //! block raises the maximum. The lanes of a vector are queries, so nothing is summed across lanes and nothing but the
 //! queries is packed. Long lists of keys are cut in slabs, by the shape alone, which are combined in order.
-//! Backward recomputes the scores block by block: `d_value = Pᵀ dy`, `dS = P * (dy · valueᵀ - Σ(dy * y))`,
-//! `d_query = dS · key / sqrt(d)`, `d_key = dSᵀ · query / sqrt(d)`.
+//! Backward recomputes the scores block by block: see `attention_backward`.
 
-use super::online_softmax::{Combine, Mask, Update, Visible};
+use super::attention_backward::AttentionTraining;
+use super::attention_mask::{Coarse, Mask};
+use super::online_softmax::{Combine, Update};
 use super::rows::{Rows, pack, run};
-use super::{Attributes, Compile, Io, Op, Signature, Step};
+use super::{Attributes, Compile, Io, Op, Signature, Step, TrainStep, Wants};
 use crate::buffer::align_up;
 use crate::gemm::{Panels, Segment};
 use crate::parallel::SharedMut;
@@ -87,52 +88,46 @@ impl Op for Attention {
     }
 
     fn compile(&self, context: &mut Compile<'_>) -> Box<dyn Step> {
+        Box::new(self.step(context))
+    }
+
+    fn compile_for_training(&self, context: &mut Compile<'_>, _: Wants<'_>) -> Box<dyn TrainStep> {
+        Box::new(AttentionTraining::new(self.step(context)))
+    }
+}
+
+impl Attention {
+    fn step(&self, context: &Compile<'_>) -> AttentionStep {
         let Compile { isa, threads, inputs, .. } = *context;
         let (query, key) = (inputs[0], inputs[1]);
-        let mask = self.mask.map(|rule| (rule, inputs[3], coarse(rule, key, inputs[3])));
+        let mask = self.mask.map(|rule| Coarse::new(rule, key, inputs[3]));
         let depth = query.c / self.heads;
         let panels = Panels::new(isa, depth, query.spatial());
         let by_channel = [Segment { a: 0, b: 0, length: depth }];
         let by_key = (0..BLOCK).map(|k| Segment { a: (k * key.c) as isize, b: k, length: 1 }).collect();
         let zeros = vec![0.0; panels.width()];
-        Box::new(AttentionStep { isa, threads, heads: self.heads, query, key, mask, panels, by_channel, by_key, zeros })
+        AttentionStep { isa, threads, heads: self.heads, query, key, mask, panels, by_channel, by_key, zeros }
     }
 }
 
-/// For every key the point of the mask that is about it: the nearest.
-fn coarse(rule: Mask, key: Shape, mask: Shape) -> Vec<u32> {
-    // The cell in which the centre of cell `i` of `size` falls when there are `cells`.
-    let nearest = |i: usize, size: usize, cells: usize| (2 * i + 1) * cells / (2 * size);
-    let point = |k: usize| match rule {
-        Mask::Medicai => nearest(k, key.spatial(), mask.spatial()),
-        Mask::Foreground => {
-            let d = nearest(k / (key.h * key.w), key.d, mask.d);
-            let h = nearest(k / key.w % key.h, key.h, mask.h);
-            (d * mask.h + h) * mask.w + nearest(k % key.w, key.w, mask.w)
-        }
-    };
-    (0..key.spatial()).map(|k| point(k) as u32).collect()
-}
-
 /// Keys whose scores are in memory at once.
-const BLOCK: usize = 64;
+pub(super) const BLOCK: usize = 64;
 
 /// Keys of a slab: a task.
 const SLAB: usize = 64 * BLOCK;
 
-struct AttentionStep {
-    isa: Isa,
-    threads: usize,
-    heads: usize,
-    query: Shape,
-    key: Shape,
-    /// The rule, the mask's shape, and for every key its point in the mask.
-    mask: Option<(Mask, Shape, Vec<u32>)>,
+pub(super) struct AttentionStep {
+    pub(super) isa: Isa,
+    pub(super) threads: usize,
+    pub(super) heads: usize,
+    pub(super) query: Shape,
+    pub(super) key: Shape,
+    pub(super) mask: Option<Coarse>,
     /// Queries as columns, channels of a head as rows.
-    panels: Panels,
-    by_channel: [Segment; 1],
-    by_key: Vec<Segment>,
-    zeros: Vec<f32>,
+    pub(super) panels: Panels,
+    pub(super) by_channel: [Segment; 1],
+    pub(super) by_key: Vec<Segment>,
+    pub(super) zeros: Vec<f32>,
 }
 
 impl AttentionStep {
@@ -146,24 +141,23 @@ impl AttentionStep {
     }
 
     /// Scratch memory: what the slabs leave; thresholds; for each thread packed queries and a block of scores.
-    fn pieces(&self) -> [usize; 3] {
+    pub(super) fn pieces(&self) -> [usize; 3] {
         let per_thread = align_up(self.panels.len()) + BLOCK * self.panels.width();
         [
             self.query.n * self.heads * self.slabs() * self.partial(),
-            self.query.n * align_up(self.panels.padded_columns()),
+            self.mask.as_ref().map_or(0, Coarse::len),
             self.threads * align_up(per_thread),
         ]
     }
 
-    /// What a mask must exceed to be seen by each query: 0, or minus infinity for a query that would see nothing.
-    fn thresholds(&self, mask: &[f32], n: usize, out: &mut [f32]) {
-        let Some((_, shape, _)) = &self.mask else { return };
-        out.fill(f32::NEG_INFINITY);
-        for point in mask[n * shape.sample()..(n + 1) * shape.sample()].chunks_exact(shape.c) {
-            for (out, &mask) in out.iter_mut().zip(point) {
-                *out = if mask > 0.0 { 0.0 } else { *out };
-            }
-        }
+    /// Elements of what backward needs of a head: rows of origins and of inverse sums (see `Combine`), for each panel.
+    pub(super) fn statistics(&self) -> usize {
+        2 * self.panels.padded_columns()
+    }
+
+    /// What scores are multiplied by.
+    pub(super) fn scale(&self) -> f32 {
+        1.0 / (self.panels.rows as f32).sqrt()
     }
 
     /// One head and one slab of keys: fills what the slab leaves.
@@ -199,15 +193,10 @@ impl AttentionStep {
                 };
                 // SAFETY: `count` keys with `depth` channels each follow `first`; the scores have `count` rows.
                 unsafe { run(isa, to_scores) };
-                let visible = self.mask.as_ref().map(|(rule, shape, points)| Visible {
-                    rule: *rule,
-                    map: &task.inputs[3][task.n * shape.sample()..(task.n + 1) * shape.sample()],
-                    points: &points[start..start + count],
-                    thresholds: &task.thresholds[task.n * align_up(panels.padded_columns())..],
-                    queries: shape.c,
-                    column: panel.column,
+                let visible = self.mask.as_ref().map(|mask| {
+                    mask.visible(task.inputs[3], task.thresholds, task.n, start..start + count, panel.column)
                 });
-                let (scale, first) = (1.0 / (depth as f32).sqrt(), start == keys.start);
+                let (scale, first) = (self.scale(), start == keys.start);
                 dispatch(isa, Update { scores, sums, values, width, scale, visible, first });
                 let to_values = Rows {
                     a: v.as_ptr(),
@@ -237,22 +226,17 @@ struct Task<'a> {
     slab: usize,
 }
 
-impl Step for AttentionStep {
-    fn scratch(&self) -> usize {
-        self.pieces().iter().sum()
-    }
-
-    fn forward(&self, io: Io<'_>) {
+impl AttentionStep {
+    /// Computes the output, and keeps of every head what backward needs.
+    pub(super) fn run(&self, io: Io<'_>, statistics: Option<&mut [f32]>) {
         let Self { isa, heads, query, panels, .. } = *self;
         let Io { inputs, output, scratch, pool } = io;
         let (slabs, depth) = (self.slabs(), panels.rows);
         let [partials, thresholds, scratches] = self.pieces();
         let (partials, scratch) = scratch.split_at_mut(partials);
         let (thresholds, scratch) = scratch.split_at_mut(thresholds);
-        if self.mask.is_some() {
-            pool.for_each_chunk(thresholds, align_up(panels.padded_columns()), |n, out| {
-                self.thresholds(inputs[3], n, out);
-            });
+        if let Some(mask) = &self.mask {
+            mask.thresholds(inputs[3], thresholds, pool);
         }
         let (thresholds, shared) = (&*thresholds, SharedMut::new(partials));
         pool.for_each_scratch(query.n * heads * slabs, &mut scratch[..scratches], |number, scratch| {
@@ -262,13 +246,19 @@ impl Step for AttentionStep {
             let task = Task { inputs, thresholds, n: head / heads, head: head % heads, slab };
             self.slab(&task, scratch, partial);
         });
-        let output = SharedMut::new(output);
+        let (output, statistics) = (SharedMut::new(output), statistics.map(SharedMut::new));
         pool.for_each_chunk(partials, slabs * self.partial(), |task, pieces| {
             let (n, channel) = (task / heads, task % heads * depth);
             for index in 0..panels.count() {
                 let panel = panels.panel(index);
                 let (width, start) = (panel.vectors * panels.lanes(), (2 + depth) * panel.column);
                 dispatch(isa, Combine { pieces, pitch: self.partial(), start, rows: depth, width });
+                if let Some(statistics) = &statistics {
+                    let at = task * self.statistics() + 2 * panel.column;
+                    // SAFETY: every head has a part of its own.
+                    unsafe { statistics.slice_mut(at..at + 2 * width) }
+                        .copy_from_slice(&pieces[start..start + 2 * width]);
+                }
                 let values = &pieces[start + 2 * width..][..depth * width];
                 for column in 0..panel.columns {
                     let at = (n * query.spatial() + panel.column + column) * query.c + channel;
@@ -278,6 +268,16 @@ impl Step for AttentionStep {
                 }
             }
         });
+    }
+}
+
+impl Step for AttentionStep {
+    fn scratch(&self) -> usize {
+        self.pieces().iter().sum()
+    }
+
+    fn forward(&self, io: Io<'_>) {
+        self.run(io, None);
     }
 
     fn algorithm(&self) -> String {
@@ -358,6 +358,33 @@ mod tests {
                 }
             });
             trial.check(&want);
+        }
+    }
+
+    #[test]
+    fn gradients() {
+        for (queries, keys, c, heads) in [
+            ([1, 1, 1], [1, 1, 2], 4, 1),
+            ([1, 1, 3], [1, 5, 9], 24, 3),
+            ([1, 7, 10], [1, 7, 10], 34, 1),
+            ([1, 1, 33], [3, 10, 11], 32, 4),
+        ] {
+            let (query, key) = (Shape::new(2, queries, c), Shape::new(2, keys, c));
+            let mut trial = Trial::new(attention(heads, "none"), &[query, key, key]);
+            // Probabilities that differ.
+            trial.inputs[1].iter_mut().for_each(|key| *key *= 2.0);
+            trial.check_gradients(1e-2, 2e-3);
+        }
+        let (query, key) = (Shape::new(2, [1, 1, 21], 16), Shape::new(2, [2, 8, 12], 16));
+        let mask = Shape::new(2, [1, 4, 6], 21);
+        for rule in ["medicai", "foreground"] {
+            let mut trial = Trial::new(attention(2, rule), &[query, key, key, mask]);
+            // No sign changes within a step: the output is constant in the mask, and its gradient 0.
+            trial.inputs[3].iter_mut().for_each(|mask| *mask = mask.signum());
+            for point in trial.inputs[3].chunks_exact_mut(mask.c) {
+                (point[0], point[20]) = (1.0, -1.0);
+            }
+            trial.check_gradients(1e-2, 2e-3);
         }
     }
 

@@ -302,12 +302,12 @@ impl Terms<2> for Distances<'_> {
 }
 
 /// `d_z` and `d_z * (x - mean)`.
-struct Products<'a> {
-    d_y: &'a [f32],
-    activation: Activation,
-    y: &'a [f32],
-    x: &'a [f32],
-    mean: &'a [f32],
+pub(super) struct Products<'a> {
+    pub(super) d_y: &'a [f32],
+    pub(super) activation: Activation,
+    pub(super) y: &'a [f32],
+    pub(super) x: &'a [f32],
+    pub(super) mean: &'a [f32],
 }
 
 impl Terms<2> for Products<'_> {

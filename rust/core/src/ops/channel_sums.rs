@@ -82,6 +82,11 @@ impl ChannelSums {
         pool: &Pool,
     ) -> [Vec<f64>; N] {
         self.partial(terms, scratch, pool);
+        self.combine(scratch)
+    }
+
+    /// The sums of all slabs.
+    pub(super) fn combine<const N: usize>(&self, scratch: &[f32]) -> [Vec<f64>; N] {
         std::array::from_fn(|number| {
             let mut total = vec![0.0; self.channels];
             for slab in 0..self.slabs() {

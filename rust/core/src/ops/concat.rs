@@ -1,17 +1,33 @@
 //! Concatenation along channels: at every point the channels of all inputs in their order.
+//!
+//! `y[p] = (x0[p], x1[p] ...)` for every point `p`. Backward: the gradient of an input is its channels of `d_y`,
+//! `d_x[p][c] = d_y[p][before + c]`, where `before` are the channels of the inputs before it. Nothing is kept.
 
-use super::lanes::copy;
-use super::{Attributes, Compile, Io, Op, Signature, Step};
-use crate::shape::Shape;
+use std::any::Any;
+
+use super::conv::ConvOfMaps;
+use super::lanes::{copy, copy_plus};
+use super::{Attributes, Backward, Compile, Forward, Gradient, Io, Keeps, Op, Signature, Step, TrainStep, Wants};
+use crate::parallel::Pool;
+use crate::shape::{Dims3, Shape};
 use crate::simd::{Isa, Kernel, Simd, dispatch};
 
 /// Inputs side by side.
 #[derive(Clone, Copy, Debug)]
-pub struct Concat;
+pub struct Concat {
+    /// How often each cell of the first input is repeated along every axis: what an upsampling before it did.
+    scale: Dims3,
+}
 
 impl Concat {
     pub(super) fn parse(_: &mut Attributes) -> Result<Box<dyn Op>, String> {
-        Ok(Box::new(Self))
+        Ok(Box::new(Self { scale: [1; 3] }))
+    }
+
+    /// `next`, if that is a concatenation, with its first input enlarged.
+    pub(super) fn enlarging(next: &dyn Op, scale: Dims3) -> Option<Self> {
+        let next: &dyn Any = next;
+        next.downcast_ref::<Self>().filter(|concat| concat.scale == [1; 3]).map(|_| Self { scale })
     }
 }
 
@@ -30,39 +46,64 @@ impl Op for Concat {
     }
 
     fn infer(&self, inputs: &[Shape]) -> Result<Shape, String> {
-        let first = inputs[0];
-        if let Some(other) = inputs.iter().find(|input| input.with_channels(first.c) != first) {
+        let dims = inputs[0].dims();
+        let first = inputs[0].with_dims(std::array::from_fn(|axis| dims[axis] * self.scale[axis]));
+        if let Some(other) = inputs[1..].iter().find(|input| input.with_channels(first.c) != first) {
             return Err(format!("cannot concatenate shapes {first} and {other}"));
         }
         let channels = inputs.iter().map(|input| input.c).try_fold(0, usize::checked_add);
         Ok(first.with_channels(channels.ok_or("too many channels")?))
     }
 
+    fn absorb(&self, next: &dyn Op, _slot: usize) -> Option<Box<dyn Op>> {
+        // Without an enlarged map among them, one copy costs less than convolutions of their own for all maps.
+        let conv = (self.scale != [1; 3]).then(|| ConvOfMaps::new(next, self.scale))??;
+        Some(Box::new(conv))
+    }
+
     fn compile(&self, context: &mut Compile<'_>) -> Box<dyn Step> {
-        let channels = context.inputs.iter().map(|input| input.c).collect();
-        Box::new(ConcatStep { isa: context.isa, channels, c: context.output.c })
+        Box::new(ConcatStep::new(context, self.scale))
+    }
+
+    fn compile_for_training(&self, context: &mut Compile<'_>, _: Wants<'_>) -> Box<dyn TrainStep> {
+        Box::new(ConcatStep::new(context, self.scale))
     }
 }
 
 struct ConcatStep {
     isa: Isa,
+    scale: Dims3,
     /// Of every input.
     channels: Vec<usize>,
-    /// Of the output.
-    c: usize,
+    output: Shape,
+}
+
+impl ConcatStep {
+    fn new(context: &Compile<'_>, scale: Dims3) -> Self {
+        let channels = context.inputs.iter().map(|input| input.c).collect();
+        Self { isa: context.isa, scale, channels, output: context.output }
+    }
 }
 
 impl Step for ConcatStep {
     fn forward(&self, io: Io<'_>) {
         /// Elements of a task.
         const CHUNK: usize = 16 * 1024;
-        let Self { isa, c, ref channels } = *self;
-        let points = (CHUNK / c).max(1);
+        let Self { isa, scale, output, ref channels } = *self;
+        let Shape { d, h, w, c, .. } = output;
+        // An enlarged map is read row by row.
+        let points = if scale == [1; 3] { (CHUNK / c).max(1) } else { w };
         io.pool.for_each_chunk(io.output, points * c, |task, y| {
             let mut before = 0;
-            for (x, &width) in io.inputs.iter().zip(channels) {
-                let x = &x[task * points * width..][..y.len() / c * width];
-                dispatch(isa, Columns { x, y, width, c, before });
+            for (number, (x, &width)) in io.inputs.iter().zip(channels).enumerate() {
+                let (mut start, mut times) = (task * points, 1);
+                if number == 0 && scale != [1; 3] {
+                    let (plane, row) = (task / h % d / scale[0], task % h / scale[1]);
+                    start = ((task / (d * h) * (d / scale[0]) + plane) * (h / scale[1]) + row) * (w / scale[2]);
+                    times = scale[2];
+                }
+                let x = &x[start * width..][..y.len() / c / times * width];
+                dispatch(isa, Columns { x, y, width, c, before, times });
                 before += width;
             }
         });
@@ -73,13 +114,80 @@ impl Step for ConcatStep {
     }
 }
 
-/// Points of `width` channels, copied to the channels from `before` of points of `c` channels.
+impl TrainStep for ConcatStep {
+    fn keeps(&self) -> Keeps {
+        Keeps::nothing()
+    }
+
+    fn forward(&self, io: Forward<'_>) {
+        Step::forward(self, io.io());
+    }
+
+    fn backward(&self, io: Backward<'_>) {
+        let mut before = 0;
+        for (d_x, &width) in io.d_inputs.iter_mut().zip(&self.channels) {
+            if let Some(d_x) = d_x.take() {
+                Part { isa: self.isa, c: self.output.c, before, width }.gradient(io.d_output, d_x, io.pool);
+            }
+            before += width;
+        }
+    }
+}
+
+/// The channels of an output that come from one input: `width` of `c`, from `before` on.
+#[derive(Clone, Copy)]
+pub(super) struct Part {
+    pub(super) isa: Isa,
+    pub(super) c: usize,
+    pub(super) before: usize,
+    pub(super) width: usize,
+}
+
+impl Part {
+    /// Writes the gradient of that input.
+    pub(super) fn gradient(self, d_y: &[f32], d_x: Gradient<'_>, pool: &Pool) {
+        /// Elements of a task.
+        const CHUNK: usize = 16 * 1024;
+        let Self { isa, c, width, .. } = self;
+        let points = (CHUNK / width).max(1);
+        let Gradient { values, plus } = d_x;
+        pool.for_each_chunk(values, points * width, |task, d_x| {
+            let d_y = &d_y[task * points * c..][..d_x.len() / width * c];
+            let plus = plus.map(|plus| &plus[task * points * width..][..d_x.len()]);
+            dispatch(isa, PartColumns { part: self, d_y, plus, d_x });
+        });
+    }
+}
+
+/// [`Columns`] in reverse.
+struct PartColumns<'a> {
+    part: Part,
+    d_y: &'a [f32],
+    plus: Option<&'a [f32]>,
+    d_x: &'a mut [f32],
+}
+
+impl Kernel for PartColumns<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) {
+        let Self { part: Part { c, before, width, .. }, d_y, plus, d_x } = self;
+        for (point, (d_y, d_x)) in d_y.chunks_exact(c).zip(d_x.chunks_exact_mut(width)).enumerate() {
+            let plus = plus.map(|plus| &plus[point * width..][..width]);
+            copy_plus(simd, &d_y[before..before + width], plus, d_x);
+        }
+    }
+}
+
+/// Points of `width` channels, copied `times` over to the channels from `before` of points of `c` channels.
 pub(super) struct Columns<'a> {
     pub(super) x: &'a [f32],
     pub(super) y: &'a mut [f32],
     pub(super) width: usize,
     pub(super) c: usize,
     pub(super) before: usize,
+    pub(super) times: usize,
 }
 
 impl Kernel for Columns<'_> {
@@ -87,9 +195,11 @@ impl Kernel for Columns<'_> {
 
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
-        let Self { x, y, width, c, before } = self;
-        for (x, y) in x.chunks_exact(width).zip(y.chunks_exact_mut(c)) {
-            copy(simd, x, &mut y[before..before + width]);
+        let Self { x, y, width, c, before, times } = self;
+        for (x, y) in x.chunks_exact(width).zip(y.chunks_exact_mut(times * c)) {
+            for y in y.chunks_exact_mut(c) {
+                copy(simd, x, &mut y[before..before + width]);
+            }
         }
     }
 }
@@ -113,6 +223,16 @@ mod tests {
                 }
                 assert_eq!(trial.output().len(), want.len());
                 trial.check(&want);
+            }
+        }
+    }
+
+    #[test]
+    fn gradients() {
+        for widths in [vec![1, 1], vec![3, 17], vec![64, 32, 16], vec![5, 1, 33, 15]] {
+            for dims in [[1, 9, 7], [4, 20, 9]] {
+                let shapes: Vec<Shape> = widths.iter().map(|&c| Shape::new(2, dims, c)).collect();
+                Trial::new(op("concat", &[]), &shapes).check_gradients(1e-1, 1e-4);
             }
         }
     }

@@ -4,14 +4,16 @@
 //! vectors run along `c`, several outputs at a time, and each lane is summed at the end. A task owns a block of
 //! outputs and goes over all rows of activations with it, so that its weights are read from memory once. Every output
 //! is summed in the same order however many rows there are. A map of more than one point is a 1x1 convolution instead.
+//! The directions of training are in `dense_backward`, and those of maps in that convolution.
 
 use std::ops::Range;
 
 use super::activation::Activation;
 use super::conv::Conv;
+use super::dense_backward::DenseTraining;
 use super::epilogue::Epilogue;
 use super::lanes::load;
-use super::{Attributes, Compile, Io, Op, Packed, Parameter, Role, Signature, Step, expect_inputs};
+use super::{Attributes, Compile, Io, Op, Packed, Parameter, Role, Signature, Step, TrainStep, Wants, expect_inputs};
 use crate::parallel::{Pool, SharedMut};
 use crate::shape::Shape;
 use crate::simd::{Isa, Kernel, Simd, dispatch};
@@ -74,6 +76,14 @@ impl Op for Dense {
         let Epilogue { residual, activation, .. } = self.epilogue;
         let rows = output.n * output.spatial();
         Box::new(DenseStep { isa, rows, c: inputs[0].c, weight, scale, shift, residual, activation })
+    }
+
+    fn compile_for_training(&self, context: &mut Compile<'_>, wants: Wants<'_>) -> Box<dyn TrainStep> {
+        let Compile { isa, output, inputs, .. } = *context;
+        if output.spatial() > 1 {
+            return Conv::pointwise(self.units, self.bias, self.epilogue).compile_for_training(context, wants);
+        }
+        Box::new(DenseTraining::new(isa, output.n, [inputs[0].c, self.units], wants.parameters[0]))
     }
 }
 
@@ -287,6 +297,20 @@ mod tests {
         }
         let trial = Trial::new(dense(9, true), &[Shape::new(2, [3, 4, 5], 11)]);
         trial.check(&naive(&trial));
+    }
+
+    #[test]
+    fn gradients() {
+        for (c, units) in [(1, 1), (3, 5), (17, 33), (70, 16), (300, 61)] {
+            for n in [1, 3, 70] {
+                for bias in [false, true] {
+                    Trial::new(dense(units, bias), &[Shape::vector(n, c)]).check_gradients(1e-1, 1e-4);
+                }
+            }
+        }
+        for dims in [[1, 5, 7], [3, 4, 5]] {
+            Trial::new(dense(19, true), &[Shape::new(2, dims, 11)]).check_gradients(1e-1, 1e-4);
+        }
     }
 
     #[test]

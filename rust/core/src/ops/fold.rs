@@ -1,6 +1,7 @@
 //! Folds of many vectors into one: sum and maximum, over windows (pooling) and over whole maps (global pooling).
 
 use std::marker::PhantomData;
+use std::ops::Range;
 
 use super::lanes::{load, store};
 use crate::buffer::align_up;
@@ -72,8 +73,17 @@ impl Slabs {
         Self { isa, shape, points }
     }
 
-    fn slabs(&self) -> usize {
+    /// Slabs of a sample.
+    pub(super) fn slabs(&self) -> usize {
         self.shape.spatial().div_ceil(self.points)
+    }
+
+    /// The elements of slab `slab` of all slabs of all samples.
+    pub(super) fn range(&self, slab: usize) -> Range<usize> {
+        let (n, slab) = (slab / self.slabs(), slab % self.slabs());
+        let points = slab * self.points..self.shape.spatial().min((slab + 1) * self.points);
+        let start = n * self.shape.sample();
+        start + points.start * self.shape.c..start + points.end * self.shape.c
     }
 
     /// Elements of scratch memory that [`Slabs::fold`] needs.
@@ -83,13 +93,11 @@ impl Slabs {
 
     /// Folds the points of `x` into the vectors `y`, and multiplies them by `factor`.
     pub(super) fn fold<F: Fold>(&self, x: &[f32], y: &mut [f32], scratch: &mut [f32], pool: &Pool, factor: f32) {
-        let Self { isa, shape, points } = *self;
-        let (slabs, pitch, slab) = (self.slabs(), align_up(shape.c), points * shape.c);
+        let Self { isa, shape, .. } = *self;
+        let (slabs, pitch) = (self.slabs(), align_up(shape.c));
         let scratch = &mut scratch[..self.scratch()];
         pool.for_each_chunk(scratch, pitch, |task, partial| {
-            let sample = &x[task / slabs * shape.sample()..][..shape.sample()];
-            let start = task % slabs * slab;
-            let x = &sample[start..sample.len().min(start + slab)];
+            let x = &x[self.range(task)];
             dispatch(
                 isa,
                 Points::<F> { x, y: &mut partial[..shape.c], pitch: shape.c, factor: 1.0, kind: PhantomData },

@@ -5,25 +5,26 @@
 //! One channel per group is instance normalisation. The first pass takes each channel's moments around a value of its
 //! own (the first point of the slab), so that a mean far from zero costs no accuracy; slabs, fixed by the shape, are
 //! combined in float64; the second pass is elementwise: `x * scale[n][c] + shift[n][c]`, the activation included.
-//! Backward, with `h` the normalised input: `d_bias = Σ dy`, `d_weight = Σ dy * h`, and with `u = dy * weight`
-//! `dx = (u - mean(u) - h * mean(u * h)) / deviation`, means over the group: sums over the same slabs, then one pass.
+//! Backward: see `group_norm_backward`.
 
 use super::activation::Activation;
 use super::affine::{Pass, repeats};
+use super::group_norm_backward::GroupNormTraining;
 use super::lanes::{load, store};
-use super::{Attributes, Compile, Io, Op, Parameter, Role, Signature, Step, expect_inputs};
+use super::{Attributes, Compile, Io, Op, Parameter, Role, Signature, Step, TrainStep, Wants, expect_inputs};
 use crate::buffer::align_up;
+use crate::parallel::SharedMut;
 use crate::shape::Shape;
 use crate::simd::{Isa, Kernel, Simd, dispatch};
 
 /// Group normalisation with the activation that follows it.
 #[derive(Clone, Copy, Debug)]
 pub struct GroupNorm {
-    groups: usize,
+    pub(super) groups: usize,
     epsilon: f32,
     /// Whether there are weight and bias.
     affine: bool,
-    activation: Activation,
+    pub(super) activation: Activation,
 }
 
 impl GroupNorm {
@@ -65,12 +66,27 @@ impl Op for GroupNorm {
     }
 
     fn compile(&self, context: &mut Compile<'_>) -> Box<dyn Step> {
+        Box::new(self.step(context))
+    }
+
+    fn absorb_for_training(&self, next: &dyn Op, _slot: usize) -> Option<Box<dyn Op>> {
+        let activation = self.activation.followed_by(next)?;
+        activation.backward_takes_output().then(|| Box::new(Self { activation, ..*self }) as Box<dyn Op>)
+    }
+
+    fn compile_for_training(&self, context: &mut Compile<'_>, _: Wants<'_>) -> Box<dyn TrainStep> {
+        Box::new(GroupNormTraining::new(self.step(context)))
+    }
+}
+
+impl GroupNorm {
+    fn step(&self, context: &Compile<'_>) -> GroupNormStep {
         let shape = context.output;
         let (weight, bias) = match *context.parameters {
             [weight, bias] => (weight.to_vec(), bias.to_vec()),
             _ => (vec![1.0; shape.c], vec![0.0; shape.c]),
         };
-        Box::new(GroupNormStep { op: *self, isa: context.isa, shape, slabs: Slabs::new(shape), weight, bias })
+        GroupNormStep { op: *self, isa: context.isa, shape, slabs: Slabs::new(shape), weight, bias }
     }
 }
 
@@ -94,24 +110,25 @@ impl Slabs {
     }
 }
 
-struct GroupNormStep {
-    op: GroupNorm,
-    isa: Isa,
-    shape: Shape,
+pub(super) struct GroupNormStep {
+    pub(super) op: GroupNorm,
+    pub(super) isa: Isa,
+    pub(super) shape: Shape,
     slabs: Slabs,
-    weight: Vec<f32>,
-    bias: Vec<f32>,
+    pub(super) weight: Vec<f32>,
+    pub(super) bias: Vec<f32>,
 }
 
 impl GroupNormStep {
     /// Scratch memory: moments of slabs (two rows each); rows of scales and of shifts, one of each for every sample.
-    fn pieces(&self) -> [usize; 2] {
+    pub(super) fn pieces(&self) -> [usize; 2] {
         let Shape { n, c, .. } = self.shape;
         [n * self.slabs.count * 2 * align_up(c), n * 2 * c * repeats(c)]
     }
 
-    /// Writes scale and shift of every channel of sample `n`, from the moments of its slabs.
-    fn combine(&self, x: &[f32], moments: &[f32], scale: &mut [f32], shift: &mut [f32]) {
+    /// Writes mean and deviation of every group of a sample, from the moments of its slabs, and with them scale and
+    /// shift of every channel.
+    fn combine(&self, x: &[f32], moments: &[f32], [scale, shift]: [&mut [f32]; 2], statistics: &mut [f32]) {
         let c = self.shape.c;
         let (pitch, width, spatial) = (align_up(c), c / self.op.groups, self.shape.spatial());
         let points = |slab: usize| (spatial - slab * self.slabs.points).min(self.slabs.points) as f64;
@@ -135,6 +152,7 @@ impl GroupNormStep {
                 squares + points(slab) * (centre - mean).powi(2)
             });
             let deviation = (squares.sum::<f64>().max(0.0) / count + f64::from(self.op.epsilon)).sqrt();
+            statistics[2 * group..2 * group + 2].copy_from_slice(&[mean as f32, deviation as f32]);
             for channel in channels.clone() {
                 let factor = f64::from(self.weight[channel]) / deviation;
                 scale[channel] = factor as f32;
@@ -148,12 +166,14 @@ impl GroupNormStep {
     }
 }
 
-impl Step for GroupNormStep {
-    fn scratch(&self) -> usize {
-        self.pieces().iter().sum()
+impl GroupNormStep {
+    /// Elements of the statistics of a sample: mean and deviation of every group.
+    pub(super) fn statistics(&self) -> usize {
+        2 * self.op.groups
     }
 
-    fn forward(&self, io: Io<'_>) {
+    /// Computes the output and the statistics of every sample.
+    pub(super) fn run(&self, io: Io<'_>, statistics: &mut [f32]) {
         let (x, pool, isa) = (io.inputs[0], io.pool, self.isa);
         let c = self.shape.c;
         let (sample, slab) = (self.shape.sample(), self.slabs.points * c);
@@ -169,14 +189,28 @@ impl Step for GroupNormStep {
         });
         let (moments, row) = (&*moments, c * repeats(c));
         let per_sample = self.slabs.count * 2 * align_up(c);
-        pool.for_each_chunk(rows, 2 * row, |n, rows| {
-            let (scale, shift) = rows.split_at_mut(row);
-            self.combine(&x[n * sample..], &moments[n * per_sample..], scale, shift);
+        let shared = SharedMut::new(rows);
+        pool.for_each_chunk(statistics, self.statistics(), |n, statistics| {
+            // SAFETY: every sample has rows of its own.
+            let (scale, shift) = unsafe { shared.slice_mut(2 * n * row..2 * (n + 1) * row) }.split_at_mut(row);
+            self.combine(&x[n * sample..], &moments[n * per_sample..], [scale, shift], statistics);
         });
         for ((x, y), rows) in x.chunks_exact(sample).zip(io.output.chunks_exact_mut(sample)).zip(rows.chunks(2 * row)) {
             let (scale, shift) = rows.split_at(row);
             Pass { isa, x, residual: None, scale, shift, activation: self.op.activation }.run(y, pool);
         }
+    }
+}
+
+impl Step for GroupNormStep {
+    fn scratch(&self) -> usize {
+        self.pieces().iter().sum::<usize>() + align_up(self.shape.n * self.statistics())
+    }
+
+    fn forward(&self, io: Io<'_>) {
+        let length = self.shape.n * self.statistics();
+        let (statistics, scratch) = io.scratch.split_at_mut(align_up(length));
+        self.run(Io { scratch, ..io }, &mut statistics[..length]);
     }
 
     fn algorithm(&self) -> String {
@@ -306,6 +340,22 @@ mod tests {
                 trial.check(&naive(&trial.input(0), shape, groups, None));
             }
         }
+    }
+
+    #[test]
+    fn gradients() {
+        for (c, groups) in [(1, 1), (6, 3), (16, 16), (17, 1), (70, 35)] {
+            for dims in [[1, 5, 7], [3, 4, 5]] {
+                for affine in [false, true] {
+                    let trial = || Trial::new(group_norm(groups, affine), &[Shape::new(2, dims, c)]);
+                    trial().check_gradients(1e-2, 2e-3);
+                    let tanh = op("activation", &[("function", text("tanh"))]);
+                    trial().absorb_for_training(&*tanh, &[]).check_gradients(1e-2, 2e-3);
+                }
+            }
+        }
+        // Several slabs.
+        Trial::new(group_norm(2, true), &[Shape::new(2, [1, 61, 67], 18)]).check_gradients(1e-2, 2e-3);
     }
 
     #[test]

@@ -49,3 +49,34 @@ pub(super) fn copy<S: Simd>(simd: S, from: &[f32], to: &mut [f32]) {
         };
     }
 }
+
+/// Copies a row, plus another row if there is one.
+#[inline(always)]
+pub(super) fn copy_plus<S: Simd>(simd: S, from: &[f32], plus: Option<&[f32]>, to: &mut [f32]) {
+    let Some(plus) = plus else { return copy(simd, from, to) };
+    assert!(from.len() == to.len() && plus.len() == to.len());
+    for i in (0..to.len()).step_by(S::LANES) {
+        let left = to.len() - i;
+        let tail = (left < S::LANES).then(|| simd.first(left));
+        // SAFETY: a whole vector from `i`, or the rest, in all three.
+        unsafe {
+            let sum = simd.add(load(simd, from.as_ptr().add(i), tail), load(simd, plus.as_ptr().add(i), tail));
+            store(simd, to.as_mut_ptr().add(i), sum, tail);
+        }
+    }
+}
+
+/// Adds a row to another.
+#[inline(always)]
+pub(super) fn add<S: Simd>(simd: S, from: &[f32], to: &mut [f32]) {
+    assert!(from.len() == to.len());
+    for i in (0..to.len()).step_by(S::LANES) {
+        let left = to.len() - i;
+        let tail = (left < S::LANES).then(|| simd.first(left));
+        // SAFETY: a whole vector from `i`, or the rest, in both.
+        unsafe {
+            let sum = simd.add(load(simd, from.as_ptr().add(i), tail), load(simd, to.as_ptr().add(i), tail));
+            store(simd, to.as_mut_ptr().add(i), sum, tail);
+        }
+    }
+}

@@ -3,12 +3,12 @@
 //! `y[c] = (x[c] - mean) / sqrt(variance + epsilon) * weight[c] + bias[c]`
 //!
 //! with mean and variance of the point's own channels, in two passes over a row that stays in the first cache.
-//! Backward, with `h = (x - mean) / deviation` and `u = dy * weight`: `d_bias = Σ dy`, `d_weight = Σ dy * h` over points,
-//! `dx = (u - mean(u) - h * mean(u * h)) / deviation`: the same two passes.
+//! Backward, with `h = (x - mean) / deviation` and `u = d_y * weight`: `d_bias = Σ d_y`, `d_weight = Σ d_y * h` over points,
+//! `d_x = (u - mean(u) - h * mean(u * h)) / deviation`: see `point_norm`.
 
 use super::activation::Activation;
 use super::point_norm::{PointNorm, Rule};
-use super::{Attributes, Compile, Op, Parameter, Role, Signature, Step, expect_inputs};
+use super::{Attributes, Compile, Op, Parameter, Role, Signature, Step, TrainStep, Wants, expect_inputs};
 use crate::shape::Shape;
 
 /// Layer normalisation with the activation that follows it.
@@ -50,9 +50,19 @@ impl Op for LayerNorm {
     }
 
     fn compile(&self, context: &mut Compile<'_>) -> Box<dyn Step> {
+        Box::new(self.norm(context))
+    }
+
+    fn compile_for_training(&self, context: &mut Compile<'_>, _: Wants<'_>) -> Box<dyn TrainStep> {
+        self.norm(context).training(context)
+    }
+}
+
+impl LayerNorm {
+    fn norm(&self, context: &Compile<'_>) -> PointNorm {
         let [weight, bias] = [0, 1].map(|i| context.parameters[i].to_vec());
         let rule = Rule::Deviation { epsilon: self.epsilon };
-        Box::new(PointNorm { isa: context.isa, rule, weight, bias, activation: self.activation })
+        PointNorm { isa: context.isa, rule, weight, bias, activation: self.activation }
     }
 }
 
@@ -91,5 +101,16 @@ mod tests {
                 trial.absorb(&*relu, &[]).check(&want);
             }
         }
+    }
+
+    #[test]
+    fn gradients() {
+        for c in [3, 5, 16, 17, 70] {
+            for dims in [[1, 5, 7], [3, 4, 5]] {
+                Trial::new(layer_norm(), &[Shape::new(2, dims, c)]).check_gradients(1e-2, 2e-3);
+            }
+        }
+        // Several slabs.
+        Trial::new(layer_norm(), &[Shape::new(2, [1, 31, 33], 24)]).check_gradients(1e-2, 2e-3);
     }
 }

@@ -16,6 +16,8 @@ mod add;
 mod affine;
 mod affine_backward;
 mod attention;
+mod attention_backward;
+mod attention_mask;
 mod attributes;
 mod avg_pool;
 mod batch_norm;
@@ -23,10 +25,13 @@ mod channel_sums;
 mod concat;
 mod conv;
 mod dense;
+mod dense_backward;
+mod dropout;
 mod epilogue;
 mod fold;
 mod global_pool;
 mod group_norm;
+mod group_norm_backward;
 mod input;
 mod lanes;
 mod layer_norm;
@@ -34,6 +39,7 @@ mod matmul;
 mod max_pool;
 mod multiply;
 mod online_softmax;
+mod outer_sum;
 mod packs;
 mod pad;
 mod pad_channels;
@@ -45,6 +51,7 @@ mod rows;
 mod softmax;
 mod squeeze_excite;
 mod training;
+mod transposed_axes;
 #[cfg(test)]
 mod trial;
 mod unit_norm;
@@ -65,6 +72,7 @@ const OPERATORS: &[(&str, Parse)] = &[
     ("batch_norm", batch_norm::BatchNorm::parse),
     ("concat", concat::Concat::parse),
     ("dense", dense::Dense::parse),
+    ("dropout", dropout::Dropout::parse),
     ("global_avg_pool", global_pool::GlobalPool::parse_avg),
     ("global_max_pool", global_pool::GlobalPool::parse_max),
     ("conv", conv::Conv::parse),
@@ -122,6 +130,12 @@ pub trait Op: Any + fmt::Debug + Send + Sync {
         None
     }
 
+    /// Whether it does something in training only. Inference takes its input for its output; training runs it even where
+    /// no gradient passes.
+    fn is_for_training(&self) -> bool {
+        false
+    }
+
     /// Chooses the algorithm and packs the weights for these shapes, instruction set and number of threads.
     fn compile(&self, context: &mut Compile<'_>) -> Box<dyn Step>;
 
@@ -130,7 +144,8 @@ pub trait Op: Any + fmt::Debug + Send + Sync {
         None
     }
 
-    /// As [`Op::compile`], with both directions. At least one gradient is wanted. Weights are packed by
+    /// As [`Op::compile`], with both directions. At least one gradient is wanted, unless the operator
+    /// [is for training](Op::is_for_training). Weights are packed by
     /// [`TrainStep::repack`], which comes before the first step.
     fn compile_for_training(&self, _context: &mut Compile<'_>, _wants: Wants<'_>) -> Box<dyn TrainStep> {
         todo!("backward of {}", self.kind())

@@ -3,32 +3,8 @@
 //! What a piece leaves behind, `width` queries side by side: a row of maxima, a row of sums of `exp(score - maximum)`,
 //! and rows of values weighted by those exponentials. A later piece with a higher maximum scales all of it down.
 
-use super::lanes::load;
+use super::attention_mask::Visible;
 use crate::simd::{Kernel, Simd, math};
-
-/// How a mask is read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Mask {
-    /// Hidden where positive; resized along the flattened points.
-    Medicai,
-    /// Seen where positive, at the same place.
-    Foreground,
-}
-
-/// Which of the keys of a block each query sees.
-#[derive(Clone, Copy)]
-pub(super) struct Visible<'a> {
-    pub(super) rule: Mask,
-    /// The mask: points with one channel per query.
-    pub(super) map: &'a [f32],
-    /// For each key of the block its point in the mask.
-    pub(super) points: &'a [u32],
-    /// For each query what the mask must exceed ([`Mask::Foreground`]).
-    pub(super) thresholds: &'a [f32],
-    pub(super) queries: usize,
-    /// The first query of the panel.
-    pub(super) column: usize,
-}
 
 /// Turns a block of scores into exponentials, and scales what earlier blocks left.
 pub(super) struct Update<'a> {
@@ -121,31 +97,8 @@ impl Update<'_> {
     }
 }
 
-impl Visible<'_> {
-    /// The scores of a key, minus infinity where it is hidden.
-    #[inline(always)]
-    fn apply<S: Simd>(&self, simd: S, score: S::V, key: usize, column: usize) -> S::V {
-        let first = self.column + column;
-        let Some(left) = self.queries.checked_sub(first).filter(|&left| left > 0) else { return score };
-        let tail = if left < S::LANES { Some(simd.first(left)) } else { None };
-        let point = self.points[key] as usize * self.queries;
-        let row = &self.map[point..point + self.queries];
-        // SAFETY: the row has `left` queries from `first`, and so have the thresholds.
-        unsafe {
-            let mask = load(simd, row.as_ptr().add(first), tail);
-            let hidden = simd.splat(f32::NEG_INFINITY);
-            match self.rule {
-                Mask::Medicai => simd.select(simd.less(simd.splat(0.0), mask), hidden, score),
-                Mask::Foreground => {
-                    let threshold = load(simd, self.thresholds[..self.queries].as_ptr().add(first), tail);
-                    simd.select(simd.less(threshold, mask), score, hidden)
-                }
-            }
-        }
-    }
-}
-
-/// Makes one result of what several pieces left: rows of values divided by the sums, in place of the first piece's.
+/// Makes one result of what several pieces left: rows of values divided by the sums, in place of the first piece's. In
+/// place of its maxima and sums come what [`Probabilities`] wants: what to subtract from scores, and 1 divided by the sum.
 pub(super) struct Combine<'a> {
     /// The pieces, `pitch` apart; in each, from `start`, the maxima, sums and values of this panel.
     pub(super) pieces: &'a mut [f32],
@@ -197,6 +150,63 @@ impl Kernel for Combine<'_> {
                 }
                 // SAFETY: as above.
                 unsafe { simd.store(pieces.as_mut_ptr().add(place(0, row)), simd.mul(value, inverse)) };
+            }
+            // SAFETY: as above.
+            unsafe {
+                simd.store(pieces.as_mut_ptr().add(place(0, 0)), origin);
+                simd.store(pieces.as_mut_ptr().add(place(0, 1)), inverse);
+            }
+        }
+    }
+}
+
+/// Backward through a block: turns scores into probabilities `p`, and what `p` is multiplied by into gradients of the scores
+/// before they were scaled, `p * (product - share) * scale`.
+pub(super) struct Probabilities<'a> {
+    /// Keys as rows, a panel of queries in each.
+    pub(super) scores: &'a mut [f32],
+    /// The gradients of the probabilities, laid out as the scores.
+    pub(super) products: &'a mut [f32],
+    /// What [`Combine`] left: origins, then inverse sums.
+    pub(super) statistics: &'a [f32],
+    /// Of each query the sum of all `p * product`.
+    pub(super) shares: &'a [f32],
+    /// Multiplies the scores first.
+    pub(super) scale: f32,
+    pub(super) visible: Option<Visible<'a>>,
+}
+
+impl Kernel for Probabilities<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) {
+        let Self { scores, products, statistics, shares, scale, visible } = self;
+        let (width, scale) = (shares.len(), simd.splat(scale));
+        assert!(width.is_multiple_of(S::LANES) && statistics.len() == 2 * width);
+        assert!(scores.len() == products.len() && scores.len().is_multiple_of(width));
+        for column in (0..width).step_by(S::LANES) {
+            // SAFETY: a vector from `column` is inside every row.
+            let (origin, inverse, share) = unsafe {
+                (
+                    simd.load(statistics.as_ptr().add(column)),
+                    simd.load(statistics.as_ptr().add(width + column)),
+                    simd.load(shares.as_ptr().add(column)),
+                )
+            };
+            let rows = scores.chunks_exact_mut(width).zip(products.chunks_exact_mut(width));
+            for (key, (scores, products)) in rows.enumerate() {
+                // SAFETY: as above.
+                unsafe {
+                    let mut score = simd.mul(simd.load(scores.as_ptr().add(column)), scale);
+                    if let Some(visible) = &visible {
+                        score = visible.apply(simd, score, key, column);
+                    }
+                    let p = simd.mul(math::exp(simd, simd.sub(score, origin)), inverse);
+                    simd.store(scores.as_mut_ptr().add(column), p);
+                    let distance = simd.sub(simd.load(products.as_ptr().add(column)), share);
+                    simd.store(products.as_mut_ptr().add(column), simd.mul(simd.mul(p, distance), scale));
+                }
             }
         }
     }

@@ -4,11 +4,15 @@
 //! - crop: the first points of an input, `scale` times as many along each axis (without the fraction) as a second
 //!   input, of which nothing else matters, has.
 //!
-//! Each is the other's backward pass.
+//! Each is the other's backward pass: where `p` are the points that input and output share, `d_x[p] = d_y[p]` and 0 elsewhere.
+//! The second input of a crop has no part in the output, and a gradient of zeros. Nothing is kept.
 
-use super::lanes::copy;
+use super::lanes::copy_plus;
 use super::upsample::scaled;
-use super::{Attributes, Compile, Io, Op, Signature, Step, expect_inputs};
+use super::{
+    Attributes, Backward, Compile, Forward, Gradient, Io, Keeps, Op, Signature, Step, TrainStep, Wants, expect_inputs,
+};
+use crate::parallel::Pool;
 use crate::shape::{Dims3, Shape};
 use crate::simd::{Isa, Kernel, Simd, dispatch};
 use crate::window::AXES;
@@ -57,7 +61,11 @@ impl Op for Pad {
     }
 
     fn compile(&self, context: &mut Compile<'_>) -> Box<dyn Step> {
-        Box::new(Corner { isa: context.isa, input: context.inputs[0], output: context.output })
+        Box::new(Corner::new(context))
+    }
+
+    fn compile_for_training(&self, context: &mut Compile<'_>, _: Wants<'_>) -> Box<dyn TrainStep> {
+        Box::new(Corner::new(context))
     }
 }
 
@@ -87,7 +95,11 @@ impl Op for Crop {
     }
 
     fn compile(&self, context: &mut Compile<'_>) -> Box<dyn Step> {
-        Box::new(Corner { isa: context.isa, input: context.inputs[0], output: context.output })
+        Box::new(Corner::new(context))
+    }
+
+    fn compile_for_training(&self, context: &mut Compile<'_>, _: Wants<'_>) -> Box<dyn TrainStep> {
+        Box::new(Corner::new(context))
     }
 }
 
@@ -98,25 +110,45 @@ struct Corner {
     output: Shape,
 }
 
-impl Step for Corner {
-    fn forward(&self, io: Io<'_>) {
+impl Corner {
+    fn new(context: &Compile<'_>) -> Self {
+        Self { isa: context.isa, input: context.inputs[0], output: context.output }
+    }
+
+    /// Writes all of `y`, plus what it is to be added to.
+    fn run(&self, x: &[f32], y: Gradient<'_>, pool: &Pool) {
+        /// Elements of a task.
+        const CHUNK: usize = 16 * 1024;
         let Self { isa, input, output } = *self;
-        let x = io.inputs[0];
         let row = output.w * output.c;
         let width = input.w.min(output.w) * output.c;
-        io.pool.for_each_chunk(io.output, output.h * row, |plane, y| {
-            let (n, d) = (plane / output.d, plane % output.d);
-            for (h, y) in y.chunks_exact_mut(row).enumerate() {
-                if d < input.d && h < input.h {
+        let rows = (CHUNK / row).max(1);
+        let Gradient { values, plus } = y;
+        pool.for_each_chunk(values, rows * row, |task, y| {
+            for (number, y) in y.chunks_exact_mut(row).enumerate() {
+                let number = task * rows + number;
+                let (plane, h) = (number / output.h, number % output.h);
+                let (n, d) = (plane / output.d, plane % output.d);
+                let plus = plus.map(|plus| &plus[number * row..][..row]);
+                let shared = if d < input.d && h < input.h { width } else { 0 };
+                let (inside, outside) = y.split_at_mut(shared);
+                if shared > 0 {
                     let start = ((n * input.d + d) * input.h + h) * input.w * input.c;
-                    let (inside, outside) = y.split_at_mut(width);
-                    dispatch(isa, Copy { x: &x[start..start + width], y: inside });
-                    outside.fill(0.0);
-                } else {
-                    y.fill(0.0);
+                    let x = &x[start..start + shared];
+                    dispatch(isa, Copy { x, plus: plus.map(|plus| &plus[..shared]), y: inside });
+                }
+                match plus {
+                    Some(plus) => outside.copy_from_slice(&plus[shared..]),
+                    None => outside.fill(0.0),
                 }
             }
         });
+    }
+}
+
+impl Step for Corner {
+    fn forward(&self, io: Io<'_>) {
+        self.run(io.inputs[0], Gradient { values: io.output, plus: None }, io.pool);
     }
 
     fn algorithm(&self) -> String {
@@ -124,8 +156,27 @@ impl Step for Corner {
     }
 }
 
+impl TrainStep for Corner {
+    fn keeps(&self) -> Keeps {
+        Keeps::nothing()
+    }
+
+    fn forward(&self, io: Forward<'_>) {
+        Step::forward(self, io.io());
+    }
+
+    fn backward(&self, io: Backward<'_>) {
+        let (d_x, d_like) = io.d_inputs.split_at_mut(1);
+        if let Some(d_x) = d_x[0].take() {
+            Self { input: self.output, output: self.input, ..*self }.run(io.d_output, d_x, io.pool);
+        }
+        d_like.iter_mut().flatten().for_each(|d_like| d_like.nothing(io.pool));
+    }
+}
+
 struct Copy<'a> {
     x: &'a [f32],
+    plus: Option<&'a [f32]>,
     y: &'a mut [f32],
 }
 
@@ -134,7 +185,7 @@ impl Kernel for Copy<'_> {
 
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
-        copy(simd, self.x, self.y);
+        copy_plus(simd, self.x, self.plus, self.y);
     }
 }
 
@@ -166,10 +217,12 @@ mod tests {
                 let padded = trial.output();
                 assert!((0..3).all(|axis| padded.dims()[axis].is_multiple_of(multiple[axis])));
                 trial.check(&naive(&trial.input(0), input, padded));
+                trial.check_gradients(1e-1, 1e-4);
                 let crop = || op("crop", &[("scale", triple([1; 3]))]);
                 let trial = Trial::new(crop(), &[padded, input.with_channels(2)]);
                 assert_eq!(trial.output(), input);
                 trial.check(&naive(&trial.input(0), padded, input));
+                trial.check_gradients(1e-1, 1e-4);
             }
         }
     }

@@ -1,7 +1,9 @@
 //! Channels of zeros before and after those of the input (the parameter-free shortcut of He et al. 2016, option A).
+//!
+//! Backward: `d_x[p][c] = d_y[p][before + c]` for every point `p`; the other channels of `d_y` go nowhere.
 
-use super::concat::Columns;
-use super::{Attributes, Compile, Io, Op, Signature, Step, expect_inputs};
+use super::concat::{Columns, Part};
+use super::{Attributes, Backward, Compile, Forward, Io, Keeps, Op, Signature, Step, TrainStep, Wants, expect_inputs};
 use crate::shape::Shape;
 use crate::simd::{Isa, dispatch};
 
@@ -21,6 +23,11 @@ impl PadChannels {
         let sum = channels.checked_add(self.before).and_then(|sum| sum.checked_add(self.after));
         sum.ok_or_else(|| format!("too many channels: {channels} + {} + {}", self.before, self.after))
     }
+
+    fn step(&self, context: &Compile<'_>) -> PadChannelsStep {
+        let (width, c) = (context.inputs[0].c, context.output.c);
+        PadChannelsStep { isa: context.isa, width, c, before: self.before }
+    }
 }
 
 impl Op for PadChannels {
@@ -38,8 +45,11 @@ impl Op for PadChannels {
     }
 
     fn compile(&self, context: &mut Compile<'_>) -> Box<dyn Step> {
-        let (width, c) = (context.inputs[0].c, context.output.c);
-        Box::new(PadChannelsStep { isa: context.isa, width, c, before: self.before })
+        Box::new(self.step(context))
+    }
+
+    fn compile_for_training(&self, context: &mut Compile<'_>, _: Wants<'_>) -> Box<dyn TrainStep> {
+        Box::new(self.step(context))
     }
 }
 
@@ -62,12 +72,29 @@ impl Step for PadChannelsStep {
         io.pool.for_each_chunk(io.output, points * c, |task, y| {
             y.fill(0.0);
             let x = &x[task * points * width..][..y.len() / c * width];
-            dispatch(isa, Columns { x, y, width, c, before });
+            dispatch(isa, Columns { x, y, width, c, before, times: 1 });
         });
     }
 
     fn algorithm(&self) -> String {
         "copy".into()
+    }
+}
+
+impl TrainStep for PadChannelsStep {
+    fn keeps(&self) -> Keeps {
+        Keeps::nothing()
+    }
+
+    fn forward(&self, io: Forward<'_>) {
+        Step::forward(self, io.io());
+    }
+
+    fn backward(&self, io: Backward<'_>) {
+        let Self { isa, width, c, before } = *self;
+        if let Some(d_x) = io.d_inputs[0].take() {
+            Part { isa, c, before, width }.gradient(io.d_output, d_x, io.pool);
+        }
     }
 }
 
@@ -88,6 +115,7 @@ mod tests {
                 let x = trial.input(0);
                 let row = |x: &[f64]| zeros(before).chain(x.to_vec()).chain(zeros(after)).collect::<Vec<_>>();
                 trial.check(&x.chunks(c).flat_map(row).collect::<Vec<_>>());
+                trial.check_gradients(1e-1, 1e-4);
             }
         }
         let huge = PadChannels { before: usize::MAX, after: 0 };

@@ -6,10 +6,10 @@
 
 use std::marker::PhantomData;
 
+use super::Attributes;
 use super::fold::Fold;
 use super::lanes::{load, store};
-use super::{Attributes, Io};
-use crate::parallel::SharedMut;
+use crate::parallel::{Pool, SharedMut};
 use crate::shape::Shape;
 use crate::simd::{Isa, Kernel, Simd, dispatch};
 use crate::window::{AXES, Window};
@@ -56,17 +56,48 @@ pub(super) enum Divisor {
     ValidTaps,
 }
 
+/// What is remembered of a window besides its value.
+pub(super) trait Memory: Copy + Sync {
+    /// For every lane of a vector.
+    type Lanes<S: Simd>: Copy;
+
+    /// Before any value; `tap` is the first that sees the input.
+    fn start<S: Simd>(simd: S, tap: usize) -> Self::Lanes<S>;
+
+    /// After the values `x`, which `tap` sees.
+    fn see<S: Simd>(simd: S, lanes: Self::Lanes<S>, x: S::V, tap: usize) -> Self::Lanes<S>;
+
+    /// Keeps the first `count` lanes, which belong to the outputs from element `at` on.
+    ///
+    /// # Safety
+    /// The outputs exist, and belong to the calling task.
+    unsafe fn keep<S: Simd>(self, simd: S, lanes: Self::Lanes<S>, at: usize, count: usize);
+}
+
+/// Nothing is remembered.
+impl Memory for () {
+    type Lanes<S: Simd> = ();
+
+    #[inline(always)]
+    fn start<S: Simd>(_: S, _: usize) {}
+
+    #[inline(always)]
+    fn see<S: Simd>(_: S, (): (), _: S::V, _: usize) {}
+
+    #[inline(always)]
+    unsafe fn keep<S: Simd>(self, _: S, (): (), _: usize, _: usize) {}
+}
+
 impl Pooling {
-    /// Folds each window of `io.inputs[0]`.
-    pub(super) fn run<F: Fold>(&self, io: Io<'_>) {
+    /// Folds each window of `x`.
+    pub(super) fn run<F: Fold, M: Memory>(&self, x: &[f32], y: &mut [f32], memory: M, pool: &Pool) {
         /// Loads of a task: some microseconds.
         const WORK: usize = 64 * 1024;
         let Self { isa, input, output, .. } = *self;
         let row = output.w * output.c;
         let rows = (WORK / (row * self.window.taps()).max(1)).clamp(1, output.h);
         let blocks = output.h.div_ceil(rows);
-        let x = io.inputs[0];
-        let y = SharedMut::new(io.output);
+        let y = SharedMut::new(y);
         let task = |task: usize| {
             let (block, od) = (task / output.d, task % output.d);
             let (n, block) = (block / blocks, block % blocks);
@@ -75,10 +106,10 @@ impl Pooling {
                 let start = ((n * output.d + od) * output.h + oh) * row;
                 // SAFETY: every output row belongs to one task.
                 let y = unsafe { y.slice_mut(start..start + row) };
-                dispatch(isa, Row::<F> { pooling: self, x, y, at: [od, oh], fold: PhantomData });
+                dispatch(isa, Row::<F, M> { pooling: self, x, y, start, memory, at: [od, oh], fold: PhantomData });
             }
         };
-        io.pool.for_each(output.n * blocks * output.d, task);
+        pool.for_each(output.n * blocks * output.d, task);
     }
 
     /// Loads and folds.
@@ -88,23 +119,27 @@ impl Pooling {
 }
 
 /// One row of the output.
-struct Row<'a, F> {
+struct Row<'a, F, M> {
     pooling: &'a Pooling,
     /// One sample.
     x: &'a [f32],
     y: &'a mut [f32],
+    /// The first element of the row.
+    start: usize,
+    memory: M,
     /// Depth and height.
     at: [usize; 2],
     fold: PhantomData<F>,
 }
 
-/// A box of the input: the first point, and how many taps see it, along each axis.
+/// A box of the input: the first point; the first tap that sees it and how many do, along each axis.
 struct Taps {
     first: usize,
+    starts: [usize; 3],
     counts: [usize; 3],
 }
 
-impl<F: Fold> Kernel for Row<'_, F> {
+impl<F: Fold, M: Memory> Kernel for Row<'_, F, M> {
     type Output = ();
 
     #[inline(always)]
@@ -119,9 +154,10 @@ impl<F: Fold> Kernel for Row<'_, F> {
         for ow in 0..output.w {
             let interior = begin.contains(&ow) && end.contains(&ow);
             let width = if interior { 0..kernel } else { window.valid_taps(2, ow, input.w) };
+            let starts = [depth.start, height.start, width.start];
             let counts = [depth.len(), height.len(), width.len()];
             let first = if counts.contains(&0) { 0 } else { above + position(&window, 2, ow, width.start) };
-            self.point(simd, ow, &Taps { first, counts });
+            self.point(simd, ow, &Taps { first, starts, counts });
         }
     }
 }
@@ -132,7 +168,7 @@ fn position(window: &Window, axis: usize, out: usize, tap: usize) -> usize {
     (out * window.stride[axis] + tap * window.dilation[axis]).saturating_sub(window.padding[axis][0])
 }
 
-impl<F: Fold> Row<'_, F> {
+impl<F: Fold, M: Memory> Row<'_, F, M> {
     #[inline(always)]
     fn point<S: Simd>(&mut self, simd: S, ow: usize, taps: &Taps) {
         let c = self.pooling.output.c;
@@ -163,17 +199,23 @@ impl<F: Fold> Row<'_, F> {
         let pitch = [input.h * input.w, input.w, 1];
         let [along_d, along_h, along_w] = [0, 1, 2].map(|axis| pitch[axis] * window.dilation[axis] * input.c);
         let [depth, height, width] = taps.counts;
+        let [_, kernel_h, kernel_w] = window.kernel;
+        let number =
+            |kd: usize, kh: usize| ((taps.starts[0] + kd) * kernel_h + taps.starts[1] + kh) * kernel_w + taps.starts[2];
         let mut acc = [simd.splat(F::START); N];
+        let mut lanes = [M::start(simd, number(0, 0)); N];
         for kd in 0..depth {
             for kh in 0..height {
                 let row = taps.first * input.c + channel + kd * along_d + kh * along_h;
+                let first = number(kd, kh);
                 for kw in 0..width {
                     let at = row + kw * along_w;
                     debug_assert!(at < self.x.len());
-                    for (v, acc) in acc.iter_mut().enumerate() {
+                    for v in 0..N {
                         // SAFETY: the tap sees the input, so that its point is in `x`, and so are its channels.
                         let x = unsafe { load(simd, self.x.as_ptr().add(at + v * S::LANES), tail) };
-                        *acc = F::fold(simd, *acc, x);
+                        acc[v] = F::fold(simd, acc[v], x);
+                        lanes[v] = M::see(simd, lanes[v], x, first + kw);
                     }
                 }
             }
@@ -184,10 +226,14 @@ impl<F: Fold> Row<'_, F> {
             Some(Divisor::ValidTaps) => depth * height * width,
         };
         let factor = simd.splat(1.0 / count as f32);
-        for (v, acc) in acc.into_iter().enumerate() {
-            let y = ow * input.c + channel + v * S::LANES;
+        for v in 0..N {
+            let channel = channel + v * S::LANES;
+            let y = ow * input.c + channel;
             // SAFETY: `y` is a row of output points, `ow` one of them; the vectors or the tail end with its channels.
-            unsafe { store(simd, self.y.as_mut_ptr().add(y), simd.mul(acc, factor), tail) };
+            unsafe {
+                store(simd, self.y.as_mut_ptr().add(y), simd.mul(acc[v], factor), tail);
+                self.memory.keep(simd, lanes[v], self.start + y, S::LANES.min(input.c - channel));
+            }
         }
     }
 }
@@ -275,6 +321,54 @@ mod tests {
         }
         let stem = Window::new([1, 3, 3], [1, 2, 2], [1; 3], [[0; 2], [1; 2], [1; 2]]).unwrap();
         check(&stem, Shape::new(1, [1, 56, 57], 64));
+    }
+
+    #[test]
+    fn gradients() {
+        let windows = [
+            Window::new([1, 3, 3], [1, 2, 2], [1; 3], [[0; 2], [1; 2], [1; 2]]),
+            Window::new([1, 2, 2], [1, 3, 2], [1; 3], [[0; 2], [0, 1], [0, 1]]),
+            Window::new([3, 3, 3], [2, 2, 2], [1; 3], [[1; 2]; 3]),
+            Window::new([2, 3, 4], [3, 1, 2], [1; 3], [[1, 0], [0, 2], [3, 1]]),
+            Window::new([2, 3, 2], [1, 2, 1], [2, 3, 5], [[1, 1], [6, 4], [2, 5]]),
+            // More taps than a byte can number, than two can.
+            Window::new([1, 17, 17], [1, 2, 1], [1; 3], [[0; 2], [8; 2], [8; 2]]),
+            Window::new([1, 257, 257], [1; 3], [1; 3], [[0; 2], [250, 0], [250, 0]]),
+        ];
+        for window in windows.map(Result::unwrap) {
+            for c in if window.taps() > 256 { vec![3] } else { vec![1, 17, 70] } {
+                let shape = Shape::new(2, [3, 11, 12], c);
+                Trial::new(max_pool(&window), &[shape]).apart().check_gradients(2e-3, 1e-2);
+                if window.dilation == [1; 3] && window.taps() <= 256 {
+                    Trial::new(avg_pool(&window, false), &[shape]).check_gradients(1e-1, 1e-4);
+                    Trial::new(avg_pool(&window, true), &[shape]).check_gradients(1e-1, 1e-4);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_first_of_equal_maxima_and_nan_take_the_gradient() {
+        let window = Window::new([1, 2, 2], [1, 2, 2], [1; 3], [[0; 2], [1, 0], [1, 0]]).unwrap();
+        let shape = Shape::new(1, [1, 3, 3], 19);
+        let first_taps = |places: [usize; 4]| {
+            let mut want = vec![0.0; shape.len()];
+            places.iter().for_each(|&point| want[point * shape.c..][..shape.c].fill(1.0));
+            want
+        };
+        for isa in Isa::available() {
+            let mut trial = Trial::new(max_pool(&window), &[shape]);
+            for value in [0.0, f32::NEG_INFINITY, f32::NAN] {
+                trial.inputs[0].fill(value);
+                let (_, gradients) = trial.train(isa, 2, &[1.0; 4 * 19], false);
+                assert_eq!(gradients[0], first_taps([0, 1, 3, 4]), "{value} on {}", isa.name());
+            }
+            trial.inputs[0].fill(0.0);
+            trial.inputs[0][8 * shape.c..].fill(f32::NAN);
+            let (y, gradients) = trial.train(isa, 2, &[1.0; 4 * 19], false);
+            assert!(y[3 * shape.c..].iter().all(|y| y.is_nan()));
+            assert_eq!(gradients[0], first_taps([0, 1, 3, 8]));
+        }
     }
 
     #[test]

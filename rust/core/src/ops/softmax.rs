@@ -2,9 +2,14 @@
 //!
 //! Many channels are vectors along the row. Few channels (segmentation) would leave most lanes empty: there the lanes
 //! are points, and a block of them is transposed on its way in and out.
+//!
+//! Backward: `∂y[i]/∂x[c] = y[i] (δ[i][c] - y[c])`, hence `d_x[c] = y[c] (d_y[c] - Σ_i d_y[i] y[i])` at every point:
+//! the output is enough, and the lanes are the same.
 
 use super::lanes::{load, store};
-use super::{Attributes, Compile, Io, Op, Signature, Step, expect_inputs};
+use super::{
+    Attributes, Backward, Compile, Forward, Gradient, Io, Keeps, Op, Signature, Step, TrainStep, Wants, expect_inputs,
+};
 use crate::shape::Shape;
 use crate::simd::{Isa, Kernel, Simd, dispatch, math};
 
@@ -35,6 +40,10 @@ impl Op for Softmax {
     fn compile(&self, context: &mut Compile<'_>) -> Box<dyn Step> {
         Box::new(SoftmaxStep { isa: context.isa, c: context.output.c })
     }
+
+    fn compile_for_training(&self, context: &mut Compile<'_>, _: Wants<'_>) -> Box<dyn TrainStep> {
+        Box::new(SoftmaxTraining(SoftmaxStep { isa: context.isa, c: context.output.c }))
+    }
 }
 
 struct SoftmaxStep {
@@ -42,12 +51,18 @@ struct SoftmaxStep {
     c: usize,
 }
 
+impl SoftmaxStep {
+    /// Elements of a task.
+    fn chunk(&self) -> usize {
+        const CHUNK: usize = 4 * 1024;
+        (CHUNK / self.c).next_multiple_of(FEW).max(1) * self.c
+    }
+}
+
 impl Step for SoftmaxStep {
     fn forward(&self, io: Io<'_>) {
-        /// Elements of a task.
-        const CHUNK: usize = 4 * 1024;
         let Self { isa, c } = *self;
-        let chunk = (CHUNK / c).next_multiple_of(FEW).max(1) * c;
+        let chunk = self.chunk();
         let x = io.inputs[0];
         io.pool.for_each_chunk(io.output, chunk, |task, y| {
             dispatch(isa, Rows { x: &x[task * chunk..][..y.len()], y, c });
@@ -56,6 +71,30 @@ impl Step for SoftmaxStep {
 
     fn algorithm(&self) -> String {
         if self.c < FEW { "lanes are points".into() } else { "lanes are channels".into() }
+    }
+}
+
+/// Both directions.
+struct SoftmaxTraining(SoftmaxStep);
+
+impl TrainStep for SoftmaxTraining {
+    fn keeps(&self) -> Keeps {
+        Keeps::output()
+    }
+
+    fn forward(&self, io: Forward<'_>) {
+        self.0.forward(io.io());
+    }
+
+    fn backward(&self, io: Backward<'_>) {
+        let SoftmaxStep { isa, c } = self.0;
+        let Some(Gradient { values, plus }) = io.d_inputs[0].take() else { return };
+        let (y, d_y, chunk) = (io.output, io.d_output, self.0.chunk());
+        io.pool.for_each_chunk(values, chunk, |task, d_x| {
+            let range = task * chunk..task * chunk + d_x.len();
+            let plus = plus.map(|plus| &plus[range.clone()]);
+            dispatch(isa, BackwardRows { y: &y[range.clone()], d_y: &d_y[range], plus, d_x, c });
+        });
     }
 }
 
@@ -139,16 +178,23 @@ fn many<S: Simd>(simd: S, x: &[f32], y: &mut [f32]) {
     }
 }
 
-/// At most `LANES` points of few channels.
+/// The channels of at most `FEW` points as columns.
 #[inline(always)]
-fn few<S: Simd>(simd: S, x: &[f32], y: &mut [f32], c: usize) {
-    assert!(c < FEW && S::LANES <= FEW && x.len() <= S::LANES * c);
+fn columns(x: &[f32], c: usize) -> [[f32; FEW]; FEW] {
     let mut columns = [[0.0f32; FEW]; FEW];
     for (point, x) in x.chunks_exact(c).enumerate() {
         for (column, &x) in columns.iter_mut().zip(x) {
             column[point] = x;
         }
     }
+    columns
+}
+
+/// At most `LANES` points of few channels.
+#[inline(always)]
+fn few<S: Simd>(simd: S, x: &[f32], y: &mut [f32], c: usize) {
+    assert!(c < FEW && S::LANES <= FEW && x.len() <= S::LANES * c);
+    let mut columns = columns(x, c);
     let columns = &mut columns[..c];
     let mut largest = simd.splat(f32::NEG_INFINITY);
     for column in columns.iter() {
@@ -176,6 +222,91 @@ fn few<S: Simd>(simd: S, x: &[f32], y: &mut [f32], c: usize) {
     }
 }
 
+/// Points of `c` channels, backward.
+struct BackwardRows<'a> {
+    y: &'a [f32],
+    d_y: &'a [f32],
+    plus: Option<&'a [f32]>,
+    d_x: &'a mut [f32],
+    c: usize,
+}
+
+impl Kernel for BackwardRows<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) {
+        let Self { y, d_y, plus, d_x, c } = self;
+        let block = if c < FEW { S::LANES * c } else { c };
+        for (number, d_x) in d_x.chunks_mut(block).enumerate() {
+            let range = number * block..number * block + d_x.len();
+            let (y, d_y, plus) = (&y[range.clone()], &d_y[range.clone()], plus.map(|plus| &plus[range]));
+            match c {
+                2 => few_backward(simd, [y, d_y], plus, d_x, 2),
+                3 => few_backward(simd, [y, d_y], plus, d_x, 3),
+                4 => few_backward(simd, [y, d_y], plus, d_x, 4),
+                _ if c < FEW => few_backward(simd, [y, d_y], plus, d_x, c),
+                _ => many_backward(simd, [y, d_y], plus, d_x),
+            }
+        }
+    }
+}
+
+/// One point of many channels.
+#[inline(always)]
+fn many_backward<S: Simd>(simd: S, [y, d_y]: [&[f32]; 2], plus: Option<&[f32]>, d_x: &mut [f32]) {
+    let c = d_x.len();
+    assert!(y.len() == c && d_y.len() == c && plus.is_none_or(|plus| plus.len() == c));
+    let tail = |i: usize| (i + S::LANES > c).then(|| simd.first(c - i));
+    let mut sum = simd.splat(0.0);
+    for i in (0..c).step_by(S::LANES) {
+        // SAFETY: a whole vector from `i`, or the tail that ends with the row.
+        unsafe {
+            let (y, d_y) = (load(simd, y.as_ptr().add(i), tail(i)), load(simd, d_y.as_ptr().add(i), tail(i)));
+            sum = simd.fma(y, d_y, sum);
+        }
+    }
+    let sum = simd.splat(simd.reduce_add(sum));
+    for i in (0..c).step_by(S::LANES) {
+        // SAFETY: as above.
+        unsafe {
+            let (y, d_y) = (load(simd, y.as_ptr().add(i), tail(i)), load(simd, d_y.as_ptr().add(i), tail(i)));
+            let mut value = simd.mul(y, simd.sub(d_y, sum));
+            if let Some(plus) = plus {
+                value = simd.add(value, load(simd, plus.as_ptr().add(i), tail(i)));
+            }
+            store(simd, d_x.as_mut_ptr().add(i), value, tail(i));
+        }
+    }
+}
+
+/// At most `LANES` points of few channels.
+#[inline(always)]
+fn few_backward<S: Simd>(simd: S, [y, d_y]: [&[f32]; 2], plus: Option<&[f32]>, d_x: &mut [f32], c: usize) {
+    assert!(c < FEW && S::LANES <= FEW && d_x.len() <= S::LANES * c);
+    let (y, mut d_y) = (columns(y, c), columns(d_y, c));
+    let mut sum = simd.splat(0.0);
+    for (y, d_y) in y[..c].iter().zip(&d_y) {
+        // SAFETY: a column has at least `LANES` elements.
+        sum = unsafe { simd.fma(simd.load(y.as_ptr()), simd.load(d_y.as_ptr()), sum) };
+    }
+    for (y, d_y) in y[..c].iter().zip(&mut d_y) {
+        // SAFETY: as above.
+        unsafe {
+            let value = simd.mul(simd.load(y.as_ptr()), simd.sub(simd.load(d_y.as_ptr()), sum));
+            simd.store(d_y.as_mut_ptr(), value);
+        }
+    }
+    for (point, d_x) in d_x.chunks_exact_mut(c).enumerate() {
+        for (d_x, column) in d_x.iter_mut().zip(&d_y) {
+            *d_x = column[point];
+        }
+    }
+    if let Some(plus) = plus {
+        d_x.iter_mut().zip(plus).for_each(|(d_x, plus)| *d_x += plus);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::trial::{CHANNELS, Trial, op};
@@ -197,6 +328,15 @@ mod tests {
                 let mut trial = Trial::new(op("softmax", &[]), &[Shape::new(2, dims, c)]);
                 trial.inputs[0].iter_mut().for_each(|x| *x *= 3.0);
                 trial.check(&naive(&trial.input(0), c));
+            }
+        }
+    }
+
+    #[test]
+    fn gradients() {
+        for c in [1, 2, 3, 4, 5, 15, 16, 17, 70] {
+            for dims in [[1, 5, 7], [3, 5, 11]] {
+                Trial::new(op("softmax", &[]), &[Shape::new(2, dims, c)]).check_gradients(1e-2, 2e-3);
             }
         }
     }

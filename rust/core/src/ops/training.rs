@@ -128,3 +128,16 @@ pub struct Gradient<'a> {
     /// What other readers of the input have contributed.
     pub plus: Option<&'a [f32]>,
 }
+
+impl Gradient<'_> {
+    /// Writes the gradient of an input that the output does not depend on.
+    pub(super) fn nothing(&mut self, pool: &Pool) {
+        /// Elements of a task.
+        const CHUNK: usize = 64 * 1024;
+        let plus = self.plus;
+        pool.for_each_chunk(self.values, CHUNK, |task, values| match plus {
+            Some(plus) => values.copy_from_slice(&plus[task * CHUNK..][..values.len()]),
+            None => values.fill(0.0),
+        });
+    }
+}

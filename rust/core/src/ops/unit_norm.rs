@@ -1,9 +1,9 @@
 //! Every point's channels scaled to a vector of length 1: `y[c] = x[c] / max(sqrt(Σ x²), 1e-12)`, as Keras's
-//! `UnitNormalization` has it. No parameters. Backward: `dx = (dy - y * Σ(dy * y)) / length`.
+//! `UnitNormalization` has it. No parameters. Backward: `d_x = (d_y - y * Σ(d_y * y)) / length`.
 
 use super::activation::Activation;
 use super::point_norm::{PointNorm, Rule};
-use super::{Attributes, Compile, Op, Signature, Step, expect_inputs};
+use super::{Attributes, Compile, Op, Signature, Step, TrainStep, Wants, expect_inputs};
 use crate::shape::Shape;
 
 /// Scaling to unit length, with the activation that follows it.
@@ -38,9 +38,19 @@ impl Op for UnitNorm {
     }
 
     fn compile(&self, context: &mut Compile<'_>) -> Box<dyn Step> {
+        Box::new(self.norm(context))
+    }
+
+    fn compile_for_training(&self, context: &mut Compile<'_>, _: Wants<'_>) -> Box<dyn TrainStep> {
+        self.norm(context).training(context)
+    }
+}
+
+impl UnitNorm {
+    fn norm(&self, context: &Compile<'_>) -> PointNorm {
         let c = context.output.c;
         let (weight, bias) = (vec![1.0; c], vec![0.0; c]);
-        Box::new(PointNorm { isa: context.isa, rule: Rule::Length, weight, bias, activation: self.activation })
+        PointNorm { isa: context.isa, rule: Rule::Length, weight, bias, activation: self.activation }
     }
 }
 
@@ -66,5 +76,18 @@ mod tests {
         let mut trial = Trial::new(op("unit_norm", &[]), &[Shape::vector(1, 5)]);
         trial.inputs[0].fill(0.0);
         assert_eq!(trial.run(Isa::best(), 1), [0.0; 5]);
+    }
+
+    #[test]
+    fn gradients() {
+        // One channel has no gradient: its length is itself.
+        for c in [2, 5, 16, 17, 70] {
+            for dims in [[1, 5, 7], [3, 4, 5]] {
+                let mut trial = Trial::new(op("unit_norm", &[]), &[Shape::new(2, dims, c)]);
+                // Away from zero, where the direction is not smooth.
+                trial.inputs[0].iter_mut().for_each(|x| *x += x.signum());
+                trial.check_gradients(1e-2, 2e-3);
+            }
+        }
     }
 }

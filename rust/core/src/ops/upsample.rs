@@ -4,9 +4,15 @@
 //! - linear: `y[o]` lies between `x[i]` and `x[i + 1]` where the centre of output cell `o` falls, at
 //!   `(o + 1/2) / scale - 1/2`, and is the nearest cell beyond the outermost centres. Bilinear in 2D, trilinear in 3D, as
 //!   PyTorch's `interpolate(align_corners=False)` and Keras's `UpSampling` with `interpolation="bilinear"`.
+//!
+//! Both are linear along each axis, so that an input's gradient is the sum of the gradients of the outputs that it is
+//! part of, each times the product of its weights along the axes: see `transposed_axes`. Nothing is kept.
 
+use super::concat::Concat;
+use super::conv::ConvOfMaps;
 use super::lanes::{copy, load, store};
-use super::{Attributes, Compile, Io, Op, Signature, Step, expect_inputs};
+use super::transposed_axes::{Blend, TransposedAxes, readers};
+use super::{Attributes, Backward, Compile, Forward, Io, Keeps, Op, Signature, Step, TrainStep, Wants, expect_inputs};
 use crate::buffer::align_up;
 use crate::parallel::SharedMut;
 use crate::shape::{Dims3, Shape};
@@ -56,15 +62,34 @@ impl Op for Upsample {
         Ok(inputs[0].with_dims(dims))
     }
 
-    fn compile(&self, context: &mut Compile<'_>) -> Box<dyn Step> {
-        let Compile { isa, threads, inputs, output, .. } = *context;
-        let (input, sizes) = (inputs[0], output.dims());
-        if self.mode == Mode::Linear {
-            return Box::new(UpsampleStep::linear(isa, threads, input, output));
+    /// A convolution reads the small map; where a concatenation stands between, that is asked next.
+    fn absorb(&self, next: &dyn Op, slot: usize) -> Option<Box<dyn Op>> {
+        if self.mode != Mode::Nearest || slot > 0 {
+            return None;
         }
-        let between =
-            std::array::from_fn(|axis| (0..sizes[axis]).map(|o| Between::only(o / self.scale[axis])).collect());
-        Box::new(UpsampleStep { isa, threads, mode: self.mode, input, output, between })
+        match Concat::enlarging(next, self.scale) {
+            Some(concat) => Some(Box::new(concat)),
+            None => ConvOfMaps::new(next, self.scale).map(|conv| Box::new(conv) as Box<dyn Op>),
+        }
+    }
+
+    fn compile(&self, context: &mut Compile<'_>) -> Box<dyn Step> {
+        Box::new(self.step(context))
+    }
+
+    fn compile_for_training(&self, context: &mut Compile<'_>, _: Wants<'_>) -> Box<dyn TrainStep> {
+        Box::new(UpsampleTraining::new(self.step(context)))
+    }
+}
+
+impl Upsample {
+    fn step(&self, context: &Compile<'_>) -> UpsampleStep {
+        if self.mode == Mode::Linear {
+            return UpsampleStep::linear(context);
+        }
+        let sizes = context.output.dims();
+        let cell = |axis: usize| (0..sizes[axis]).map(|o| Between::only(o / self.scale[axis])).collect();
+        UpsampleStep::new(context, self.mode, [0, 1, 2].map(cell))
     }
 }
 
@@ -99,8 +124,11 @@ impl Op for Resize {
     }
 
     fn compile(&self, context: &mut Compile<'_>) -> Box<dyn Step> {
-        let Compile { isa, threads, inputs, output, .. } = *context;
-        Box::new(UpsampleStep::linear(isa, threads, inputs[0], output))
+        Box::new(UpsampleStep::linear(context))
+    }
+
+    fn compile_for_training(&self, context: &mut Compile<'_>, _: Wants<'_>) -> Box<dyn TrainStep> {
+        Box::new(UpsampleTraining::new(UpsampleStep::linear(context)))
     }
 }
 
@@ -154,10 +182,15 @@ struct UpsampleStep {
 }
 
 impl UpsampleStep {
-    fn linear(isa: Isa, threads: usize, input: Shape, output: Shape) -> Self {
-        let (from, to) = (input.dims(), output.dims());
-        let between = std::array::from_fn(|axis| (0..to[axis]).map(|o| linear(o, to[axis], from[axis])).collect());
-        Self { isa, threads, mode: Mode::Linear, input, output, between }
+    fn new(context: &Compile<'_>, mode: Mode, between: [Vec<Between>; 3]) -> Self {
+        let Compile { isa, threads, inputs, output, .. } = *context;
+        Self { isa, threads, mode, input: inputs[0], output, between }
+    }
+
+    fn linear(context: &Compile<'_>) -> Self {
+        let (from, to) = (context.inputs[0].dims(), context.output.dims());
+        let between = |axis: usize| (0..to[axis]).map(|o| linear(o, to[axis], from[axis])).collect();
+        Self::new(context, Mode::Linear, [0, 1, 2].map(between))
     }
 
     /// Elements of scratch memory of a thread: a row of the input's width.
@@ -216,30 +249,36 @@ impl Step for UpsampleStep {
     }
 }
 
-/// The weighted sum of rows of `x` that start at the sources.
-struct Blend<'a> {
-    x: &'a [f32],
-    sources: &'a [(usize, f32)],
-    y: &'a mut [f32],
+struct UpsampleTraining {
+    step: UpsampleStep,
+    transposed: TransposedAxes,
 }
 
-impl Kernel for Blend<'_> {
-    type Output = ();
+impl UpsampleTraining {
+    fn new(step: UpsampleStep) -> Self {
+        let UpsampleStep { isa, threads, input, output, ref between, .. } = step;
+        let along = |axis: usize| readers(input.dims()[axis], between[axis].iter().map(|between| between.terms()));
+        let transposed = TransposedAxes { isa, threads, input, output, readers: [0, 1, 2].map(along) };
+        Self { step, transposed }
+    }
+}
 
-    #[inline(always)]
-    fn run<S: Simd>(self, simd: S) {
-        let Self { x, sources, y } = self;
-        assert!(sources.iter().all(|&(start, _)| start + y.len() <= x.len()));
-        for (vector, y) in y.chunks_mut(S::LANES).enumerate() {
-            let tail = (y.len() < S::LANES).then(|| simd.first(y.len()));
-            let mut sum = simd.splat(0.0);
-            for &(start, weight) in sources {
-                // SAFETY: as asserted, the row is in `x`; the vector or the tail ends with it.
-                let x = unsafe { load(simd, x.as_ptr().add(start + vector * S::LANES), tail) };
-                sum = simd.fma(x, simd.splat(weight), sum);
-            }
-            // SAFETY: `y` is a whole vector or as long as the tail.
-            unsafe { store(simd, y.as_mut_ptr(), sum, tail) };
+impl TrainStep for UpsampleTraining {
+    fn keeps(&self) -> Keeps {
+        Keeps::nothing()
+    }
+
+    fn scratch(&self) -> [usize; 2] {
+        [self.step.scratch(), self.transposed.scratch()]
+    }
+
+    fn forward(&self, io: Forward<'_>) {
+        self.step.forward(io.io());
+    }
+
+    fn backward(&self, io: Backward<'_>) {
+        if let Some(d_x) = io.d_inputs[0].take() {
+            self.transposed.run(io.d_output, d_x, io.scratch, io.pool);
         }
     }
 }
@@ -338,6 +377,18 @@ mod tests {
     }
 
     #[test]
+    fn gradients() {
+        for mode in ["nearest", "linear"] {
+            for scale in [[1, 2, 2], [2, 2, 2], [3, 1, 4]] {
+                for (dims, c) in [([1, 1, 1], 1), ([1, 3, 5], 17), ([3, 4, 2], 70)] {
+                    let upsample = op("upsample", &[("scale", triple(scale)), ("mode", text(mode))]);
+                    Trial::new(upsample, &[Shape::new(2, dims, c)]).check_gradients(1e-1, 1e-4);
+                }
+            }
+        }
+    }
+
+    #[test]
     fn sizes_of_any_ratio() {
         for scale in [[1.0, 1.5, 2.0], [1.0, 0.5, 1.34], [2.5, 1.0, 0.4], [1.0, 2.0, 2.0]] {
             let factors = Value::List(scale.iter().map(|&scale| Value::Float(scale)).collect());
@@ -366,6 +417,7 @@ mod tests {
                     want.push(plane(d.0) * (1.0 - d.2) + plane(d.1) * d.2);
                 }
                 trial.check(&want);
+                trial.check_gradients(1e-1, 1e-4);
             }
         }
         let none = op("resize", &[("scale", Value::List(vec![Value::Float(0.1); 3]))]);

@@ -167,6 +167,6 @@ impl Simd for Avx512 {
 
     #[inline(always)]
     fn prefetch(self, address: *const f32) {
-        intrinsic!(_mm_prefetch::<_MM_HINT_T1>(address.cast()))
+        intrinsic!(_mm_prefetch::<_MM_HINT_T0>(address.cast()))
     }
 }

@@ -143,7 +143,7 @@ pub trait Simd: Copy + Send + Sync + 'static {
     /// Rearranges the lanes.
     fn permute(self, v: Self::V, lanes: Self::I) -> Self::V;
 
-    /// Asks for the cache line at `address` to be brought to the second-level cache; any address is allowed.
+    /// Asks for the cache line at `address` to be brought to the caches; any address is allowed.
     fn prefetch(self, address: *const f32);
 
     /// The absolute value.

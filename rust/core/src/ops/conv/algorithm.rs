@@ -4,6 +4,7 @@ use super::blocking::Work;
 use super::direct::{self, Direct};
 use super::grouped::{self, Grouped};
 use super::sparse::{self, Direction, Sparse};
+use super::strided::{Split, Strided};
 use super::weights::{self, Weights};
 use super::winograd::{self, Variant, Winograd};
 use crate::ops::activation::Activation;
@@ -15,51 +16,78 @@ pub(super) enum Algorithm {
     Direct(Direct),
     Grouped(Grouped),
     Sparse(Sparse),
+    Strided(Strided),
     Winograd(Winograd),
 }
 
-impl Algorithm {
-    /// The best one for `work`: Winograd's with tiles of `variant`, if there is one. `bias` is that of each output channel.
-    pub(super) fn new(
-        context: &mut Compile<'_>,
-        work: Work,
-        variant: Option<Variant>,
-        (weights, bias): (&Weights<'_>, &[f32]),
-        (residual, activation): (bool, Activation),
-    ) -> Self {
+/// A convolution with its weights.
+#[derive(Clone, Copy)]
+pub(super) struct Layer<'a> {
+    /// Starts the names of its packed weights.
+    pub(super) name: &'a str,
+    pub(super) work: Work,
+    pub(super) weights: Weights<'a>,
+    /// Of each output channel.
+    pub(super) shift: &'a [f32],
+    pub(super) residual: bool,
+    pub(super) activation: Activation,
+}
+
+impl Layer<'_> {
+    /// Compiles it, with Winograd's algorithm and tiles of `variant` if there is one.
+    pub(super) fn compile(&self, context: &mut Compile<'_>, variant: Option<Variant>) -> Algorithm {
+        let Self { name, work, weights, shift, residual, activation } = *self;
         let Compile { isa, pool, .. } = *context;
         if sparse::pays(&work) {
             let kind = (Direction::Forward, work.window, work.groups);
             let shapes = (work.input, work.output);
-            return Self::Sparse(Sparse::new(context, kind, shapes, (weights, bias), (residual, activation)));
+            return Algorithm::Sparse(Sparse::new(context, kind, shapes, (&weights, shift), (residual, activation)));
         }
         if grouped::supports(isa, &work) {
             let width = work.window.kernel[2];
-            let length = weights.len();
-            let packed = context.packed("grouped", length, |packed| grouped::pack(isa, width, weights, packed));
-            let bias = context.copied("shift", bias);
-            return Self::Grouped(Grouped::new(isa, work, [packed, bias], residual, activation));
+            let pack = |packed: &mut [f32]| grouped::pack(isa, width, &weights, packed);
+            let packed = context.packed(&format!("{name}grouped"), weights.len(), pack);
+            let bias = context.copied(&format!("{name}shift"), shift);
+            return Algorithm::Grouped(Grouped::new(isa, work, [packed, bias], residual, activation));
         }
         if let Some(variant) = variant {
-            let (panels, length) = (winograd::panels(isa, &work), winograd::packed_len(isa, &work, variant));
-            let packed = context
-                .packed(&variant.name(), length, |packed| winograd::pack(weights, variant, panels, packed, pool));
-            let bias = context.packed("bias", panels.padded_columns(), |padded| weights::pad(bias, panels, padded));
-            return Self::Winograd(Winograd::new(isa, work, variant, [packed, bias], residual, activation));
+            return match Split::new(&work) {
+                Some(split) => {
+                    let dense = Layer { work: split.work(), weights: weights.split(split), ..*self };
+                    Algorithm::Strided(Strided::new(isa, split, dense.winograd(context, variant)))
+                }
+                None => Algorithm::Winograd(self.winograd(context, variant)),
+            };
         }
         let panels = direct::panels(isa, &work);
-        let packed = context.packed("panels", work.groups * panels.len(), |packed| weights.pack(panels, packed, pool));
+        let pack = |packed: &mut [f32]| weights.pack(panels, packed, pool);
+        let packed = context.packed(&format!("{name}panels"), work.groups * panels.len(), pack);
         let length = work.groups * panels.padded_columns();
-        let bias = context.packed("bias", length, |padded| weights::pad(bias, panels, padded));
-        Self::Direct(Direct::new(isa, work, [packed, bias], residual, activation))
+        let bias = context.packed(&format!("{name}bias"), length, |padded| weights::pad(shift, panels, padded));
+        Algorithm::Direct(Direct::new(isa, work, [packed, bias], residual, activation))
     }
 
+    /// Compiles it with Winograd's algorithm.
+    pub(super) fn winograd(&self, context: &mut Compile<'_>, variant: Variant) -> Winograd {
+        let Self { name, work, weights, shift, residual, activation } = *self;
+        let Compile { isa, pool, .. } = *context;
+        let (panels, length) = (winograd::panels(isa, &work), winograd::packed_len(isa, &work, variant));
+        let pack = |packed: &mut [f32]| winograd::pack(&weights, variant, panels, packed, pool);
+        let packed = context.packed(&format!("{name}{}", variant.name()), length, pack);
+        let pad = |padded: &mut [f32]| weights::pad(shift, panels, padded);
+        let bias = context.packed(&format!("{name}bias"), panels.padded_columns(), pad);
+        Winograd::new(isa, work, variant, [packed, bias], residual, activation)
+    }
+}
+
+impl Algorithm {
     /// Packs the weights, and the bias of each output channel, again.
     pub(super) fn repack(&mut self, weights: &Weights<'_>, bias: &[f32], pool: &Pool) {
         match self {
             Self::Direct(direct) => direct.repack(weights, bias, pool),
             Self::Grouped(grouped) => grouped.repack(weights, bias),
             Self::Sparse(sparse) => sparse.repack(weights, bias),
+            Self::Strided(strided) => strided.repack(weights, bias, pool),
             Self::Winograd(winograd) => winograd.repack(weights, bias, pool),
         }
     }
@@ -69,6 +97,7 @@ impl Algorithm {
             Self::Direct(direct) => direct,
             Self::Grouped(grouped) => grouped,
             Self::Sparse(sparse) => sparse,
+            Self::Strided(strided) => strided,
             Self::Winograd(winograd) => winograd,
         }
     }

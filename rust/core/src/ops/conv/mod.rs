@@ -9,7 +9,9 @@
 //! | `direct` | everything: a matrix product over windows of the activations |
 //! | `grouped` | few channels per group: a vector spans several groups |
 //! | `transposed` | the transposed convolution, as direct convolutions |
-//! | `winograd` | kernels of 3 taps and stride 1, with fewer multiplications |
+//! | `winograd` | kernels of 3 or 4 taps and stride 1, with fewer multiplications |
+//! | `maps` | several maps side by side, the first of them enlarged |
+//! | `strided` | stems: a kernel of stride 2 as one of stride 1 for `winograd` |
 //! | `sparse` | windows that hardly see anything but padding |
 //!
 //! The norm that follows is folded into weights and bias; residual and activation run in registers.
@@ -20,8 +22,11 @@ mod blocking;
 mod constant;
 mod direct;
 mod grouped;
+mod maps;
+mod sequence;
 mod sparse;
 mod stage;
+mod strided;
 mod training;
 mod transposed;
 mod weight_gradient;
@@ -34,11 +39,12 @@ use crate::shape::Shape;
 use crate::simd::Isa;
 use crate::window::Window;
 
-use algorithm::Algorithm;
+use algorithm::{Algorithm, Layer};
 use blocking::{Grid, Work};
 use weights::Weights;
 use winograd::Variant;
 
+pub use maps::ConvOfMaps;
 pub use transposed::ConvTranspose;
 pub use winograd::Precision;
 
@@ -96,11 +102,8 @@ impl Op for Conv {
     }
 
     fn absorb(&self, next: &dyn Op, slot: usize) -> Option<Box<dyn Op>> {
-        /// Fewer channels leave lanes of a costly function empty: a pass of its own over few elements is faster.
-        const FEW: usize = 8;
-        let epilogue = self.epilogue.absorb(next, slot)?;
-        (self.filters >= FEW || epilogue.activation.is_cheap())
-            .then(|| Box::new(Self { epilogue, ..*self }) as Box<dyn Op>)
+        let epilogue = self.absorb_epilogue(next, slot)?;
+        Some(Box::new(Self { epilogue, ..*self }))
     }
 
     fn compile(&self, context: &mut Compile<'_>) -> Box<dyn Step> {
@@ -115,14 +118,13 @@ impl Op for Conv {
 impl Conv {
     /// Compiles it with Winograd's algorithm where `choose` says so.
     fn compile_as(&self, context: &mut Compile<'_>, choose: impl FnOnce(&Work) -> Option<Variant>) -> Algorithm {
-        let own = self.epilogue.own_parameters(context.parameters);
-        let (scale, shift) =
-            scale_shift(self.filters, own.get(1).copied(), self.epilogue.scale_shift(context.parameters));
+        let values = self.epilogue.own_parameters(context.parameters)[0];
+        let (scale, shift) = self.scale_shift(context);
         let work = self.work(context.isa, context.threads, context.inputs[0], context.output);
         let channels = work.input.c / self.groups;
-        let weights = Weights::new(own[0], Some(&scale), self.groups, channels, self.window.taps());
+        let weights = Weights::new(values, Some(&scale), self.groups, channels, self.window.taps());
         let Epilogue { residual, activation, .. } = self.epilogue;
-        Algorithm::new(context, work, choose(&work), (&weights, &shift), (residual, activation))
+        Layer { name: "", work, weights, shift: &shift, residual, activation }.compile(context, choose(&work))
     }
 
     /// What has to be computed; a pointwise convolution as one long row.
@@ -132,6 +134,20 @@ impl Conv {
         }
         let (window, groups, grid) = (self.window, self.groups, Grid::dense(output));
         Work { window, input, output, grid, groups, tile: isa.tile(), threads }
+    }
+
+    /// The epilogue with `next`, if that is worth it.
+    fn absorb_epilogue(&self, next: &dyn Op, slot: usize) -> Option<Epilogue> {
+        /// Fewer channels leave lanes of a costly function empty: a pass of its own over few elements is faster.
+        const FEW: usize = 8;
+        let epilogue = self.epilogue.absorb(next, slot)?;
+        (self.filters >= FEW || epilogue.activation.is_cheap()).then_some(epilogue)
+    }
+
+    /// Factor and summand of each output channel.
+    fn scale_shift(&self, context: &Compile<'_>) -> (Vec<f32>, Vec<f32>) {
+        let own = self.epilogue.own_parameters(context.parameters);
+        scale_shift(self.filters, own.get(1).copied(), self.epilogue.scale_shift(context.parameters))
     }
 }
 

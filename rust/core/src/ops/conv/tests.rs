@@ -126,7 +126,7 @@ impl Case {
     }
 }
 
-fn same(kernel: [usize; 3], stride: [usize; 3], dilation: [usize; 3]) -> Window {
+pub(super) fn same(kernel: [usize; 3], stride: [usize; 3], dilation: [usize; 3]) -> Window {
     let padding = std::array::from_fn(|axis| [(kernel[axis] - 1) * dilation[axis] / 2; 2]);
     Window::new(kernel, stride, dilation, padding).unwrap()
 }
@@ -211,6 +211,29 @@ fn vectors_of_groups() {
 fn stems() {
     Case::new(Shape::new(1, [1, 33, 37], 3), 64, same([1, 7, 7], [1, 2, 2], [1; 3])).check();
     Case::new(Shape::new(1, [9, 11, 13], 4), 32, same([7; 3], [2; 3], [1; 3])).check();
+}
+
+#[test]
+fn winograd_of_stems() {
+    for size in 2..=14 {
+        let (planar, cubic) =
+            (Shape::new(2, [1, size, 30 - size], 3), Shape::new(1, [size, 9, 15 - size], 1 + size % 4));
+        for kernel in [5, 6, 7, 8] {
+            Case::new(planar, 20, same([1, kernel, kernel], [1, 2, 2], [1; 3])).check_winograd();
+        }
+        Case::new(cubic, 17, same([7; 3], [2; 3], [1; 3])).check_winograd();
+        Case::new(cubic, 9, same([5; 3], [2; 3], [1; 3])).check_winograd();
+    }
+    for padding in [[[0; 2]; 3], [[1, 0], [0, 2], [3, 5]], [[9, 8], [7, 6], [5, 4]]] {
+        let window = Window::new([7; 3], [2; 3], [1; 3], padding).unwrap();
+        Case::new(Shape::new(2, [8, 7, 9], 4), 9, window).check_winograd();
+    }
+    Case::new(Shape::new(1, [24; 3], 4), 64, same([7; 3], [2; 3], [1; 3])).check_winograd();
+    let mut case = Case::new(Shape::new(2, [9, 10, 7], 2), 35, same([7; 3], [2; 3], [1; 3]));
+    case.conv.bias = true;
+    let norm = Some(BatchNorm { epsilon: 1e-3, momentum: 0.9, unbiased: false });
+    case.conv.epilogue = Epilogue { norm, residual: true, activation: Activation::Silu };
+    case.check_winograd();
 }
 
 #[test]
@@ -307,7 +330,7 @@ fn winograd_where_it_pays() {
     assert_eq!(choice([1, 56, 56], 64, 64, Precision::Strict), name("winograd 1x2x2"));
     assert_eq!(choice([1, 14, 14], 256, 256, Precision::Default), name("winograd 1x2x2"));
     assert_eq!(choice([1, 7, 7], 512, 512, Precision::Default), None);
-    assert_eq!(choice([48; 3], 32, 32, Precision::Default), name("winograd 2x4x4"));
+    assert_eq!(choice([48; 3], 32, 32, Precision::Default), name("winograd 4x4x4"));
     assert_eq!(choice([48; 3], 32, 32, Precision::Strict), name("winograd 2x2x2"));
     assert_eq!(choice([3; 3], 512, 512, Precision::Default), None);
     assert_eq!(choice([1, 56, 56], 3, 64, Precision::Default), None);

@@ -5,7 +5,7 @@
 //! algorithm is best; of larger strides it is the transposed convolution, phase by phase. And the other way round: the
 //! gradient of a transposed convolution's input is the convolution that it is the adjoint of.
 
-use super::algorithm::Algorithm;
+use super::algorithm::{Algorithm, Layer};
 use super::blocking::Work;
 use super::transposed::Transposed;
 use super::weight_gradient::WeightGradient;
@@ -73,7 +73,8 @@ impl Product {
 fn compile(context: &mut Compile<'_>, work: Work, weights: &Weights<'_>, residual: bool) -> Algorithm {
     let zeros = vec![0.0; work.output.c];
     let variant = winograd::choose_for_training(&work);
-    Algorithm::new(context, work, variant, (weights, &zeros), (residual, Activation::Linear))
+    let activation = Activation::Linear;
+    Layer { name: "", work, weights: *weights, shift: &zeros, residual, activation }.compile(context, variant)
 }
 
 /// A convolution or a transposed one in both directions.

@@ -11,6 +11,7 @@ use super::Conv;
 use super::blocking::{Grid, Work};
 use super::constant::Constant;
 use super::direct::{self, Direct};
+use super::sequence::Sequence;
 use super::sparse::{self, Direction, Sparse};
 use super::weights::{self, Adjoint, Weights};
 use crate::ops::epilogue::Epilogue;
@@ -146,7 +147,7 @@ impl ConvTranspose {
             Some(phases) => phases.into_iter().map(|phase| self.compile_phase(context, phase)).collect(),
             None => vec![self.compile_sparse(context)],
         };
-        Transposed { op: *self, channels: context.inputs[0].c / self.groups, pieces }
+        Transposed { op: *self, channels: context.inputs[0].c / self.groups, pieces: Sequence(pieces) }
     }
 
     /// The phases, or `None` where they are too many, or too little of them is not padding.
@@ -279,19 +280,37 @@ impl Piece {
     }
 }
 
+impl Step for Piece {
+    fn scratch(&self) -> usize {
+        self.step().scratch()
+    }
+
+    fn forward(&self, io: Io<'_>) {
+        self.step().forward(io);
+    }
+
+    fn algorithm(&self) -> String {
+        self.step().algorithm()
+    }
+
+    fn flops(&self) -> u64 {
+        self.step().flops()
+    }
+}
+
 /// One piece after the other, each with outputs of its own.
 pub(super) struct Transposed {
     op: ConvTranspose,
     /// Input channels of a group.
     channels: usize,
-    pieces: Vec<Piece>,
+    pieces: Sequence<Piece>,
 }
 
 impl Transposed {
     /// Packs the weights, and the bias of each output channel, again.
     pub(super) fn repack(&mut self, values: &[f32], bias: &[f32], pool: &Pool) {
         let Self { op, channels, .. } = *self;
-        for piece in &mut self.pieces {
+        for piece in &mut self.pieces.0 {
             match piece {
                 Piece::Direct(direct, order) => direct.repack(&op.weights(values, None, channels, order), bias, pool),
                 Piece::Constant(constant) => constant.repack(bias),
@@ -303,26 +322,19 @@ impl Transposed {
 
 impl Step for Transposed {
     fn scratch(&self) -> usize {
-        self.pieces.iter().map(|piece| piece.step().scratch()).max().unwrap_or(0)
+        self.pieces.scratch()
     }
 
     fn forward(&self, io: Io<'_>) {
-        let Io { inputs, output, scratch, pool } = io;
-        for piece in &self.pieces {
-            let scratch = &mut scratch[..piece.step().scratch()];
-            piece.step().forward(Io { inputs, output: &mut *output, scratch, pool });
-        }
+        self.pieces.forward(io);
     }
 
     fn algorithm(&self) -> String {
-        match self.pieces.as_slice() {
-            [Piece::Sparse(sparse, _)] => sparse.algorithm(),
-            pieces => format!("transposed, {} phases", pieces.len()),
-        }
+        format!("transposed, {}", self.pieces.algorithm())
     }
 
     fn flops(&self) -> u64 {
-        self.pieces.iter().map(|piece| piece.step().flops()).sum()
+        self.pieces.flops()
     }
 }
 

@@ -1,5 +1,6 @@
 //! Packs the weights of a convolution, scaled by the norm that follows it.
 
+use super::strided::Split;
 use crate::gemm::Panels;
 use crate::parallel::{Pool, SharedMut};
 
@@ -14,8 +15,18 @@ pub(super) struct Weights<'a> {
     pub(super) channels: usize,
     pub(super) groups: usize,
     pub(super) taps: usize,
-    /// If they are those of the convolution that this one is the adjoint of.
-    adjoint: Option<Adjoint<'a>>,
+    order: Order<'a>,
+}
+
+/// How the weights of a convolution follow from those that are given.
+#[derive(Clone, Copy)]
+enum Order<'a> {
+    /// They are those.
+    Plain,
+    /// It is the adjoint of the given one, or a part of that.
+    Adjoint(Adjoint<'a>),
+    /// It does the work of the given one, which has a stride.
+    Split(Split),
 }
 
 /// How the taps of a convolution follow from those of the one that it is the adjoint of, or a part of the adjoint.
@@ -42,7 +53,7 @@ impl<'a> Weights<'a> {
         taps: usize,
     ) -> Self {
         let filters = values.len() / (groups * channels * taps);
-        Self { values, scale, filters, channels, groups, taps, adjoint: None }
+        Self { values, scale, filters, channels, groups, taps, order: Order::Plain }
     }
 
     /// Weights in the layout `(c, k / groups, taps)`: channels have changed places, and the taps their order.
@@ -54,7 +65,13 @@ impl<'a> Weights<'a> {
         adjoint: Adjoint<'a>,
     ) -> Self {
         let filters = values.len() / (groups * channels * adjoint.taps);
-        Self { values, scale, filters, channels, groups, taps: adjoint.order.len(), adjoint: Some(adjoint) }
+        Self { values, scale, filters, channels, groups, taps: adjoint.order.len(), order: Order::Adjoint(adjoint) }
+    }
+
+    /// For the convolution of stride 1 that does the work of this one.
+    pub(super) fn split(self, split: Split) -> Self {
+        let work = split.work();
+        Self { channels: work.input.c, taps: work.window.taps(), order: Order::Split(split), ..self }
     }
 
     /// The number of weights.
@@ -65,15 +82,20 @@ impl<'a> Weights<'a> {
     /// The weight of output channel `k`, channel `c` of its group, and `tap`, without its scale.
     #[inline(always)]
     pub(super) fn raw(&self, k: usize, c: usize, tap: usize) -> f32 {
-        match self.adjoint {
-            None => self.values[(k * self.channels + c) * self.taps + tap],
-            Some(adjoint) => {
+        match self.order {
+            Order::Plain => self.values[(k * self.channels + c) * self.taps + tap],
+            Order::Adjoint(adjoint) => {
                 let (group, column) = (k / self.filters, k % self.filters);
                 let row = (group * self.channels + c) * self.filters + column;
                 match adjoint.order[tap] {
                     Adjoint::NONE => 0.0,
                     tap => self.values[row * adjoint.taps + tap],
                 }
+            }
+            Order::Split(split) => {
+                let filter = self.values.len() / self.filters;
+                let (c, tap) = split.weight(c, tap);
+                tap.map_or(0.0, |tap| self.values[k * filter + c * split.taps() + tap])
             }
         }
     }

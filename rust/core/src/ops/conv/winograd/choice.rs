@@ -4,6 +4,7 @@
 //! were measured with `benches/kernels.rs` on two cores with AVX-512, each layer with every kind of tile.
 
 use super::super::blocking::Work;
+use super::super::strided;
 use super::transform::Axis;
 use super::{BLOCK, RESIDENT};
 
@@ -25,19 +26,38 @@ impl Variant {
         self.0
     }
 
-    /// All that can compute `work`. In 3D the tiles are 2 deep: with 4 x 4 x 4, single elements would be off by more than
-    /// 2e-5 of the scale.
+    /// All that can compute `work`, or the kernel of stride 1 that `strided` makes of it.
     pub(in super::super) fn all(work: &Work) -> Vec<Variant> {
+        let work = strided::Split::new(work).map_or(*work, |split| split.work());
         let window = work.window;
         if work.groups > 1 || window.stride != [1; 3] || window.dilation != [1; 3] {
             return Vec::new();
         }
-        let depth = match window.kernel {
-            [1, 3, 3] => Axis::One,
-            [3, 3, 3] => Axis::F2,
+        let [depth, planar @ ..] = window.kernel;
+        let planar: &[Axis] = match planar {
+            [3, 3] => &[Axis::F2, Axis::F4],
+            [4, 4] => &[Axis::F3],
             _ => return Vec::new(),
         };
-        [Axis::F2, Axis::F4].map(|axis| Variant([depth, axis, axis])).to_vec()
+        // Tiles of 4 x 4 x 4 have the largest error of all, which grows with the channels that are summed. Where a map is mostly
+        // padding there is less to compare it with.
+        let cubic = work.input.c <= CUBIC && window.padding.iter().flatten().all(|&padding| padding <= 1);
+        let depth: &[Axis] = match depth {
+            1 => &[Axis::One],
+            3 if cubic => &[Axis::F2, Axis::F4],
+            3 => &[Axis::F2],
+            4 => &[Axis::F3],
+            _ => return Vec::new(),
+        };
+        let smaller = |&(d, h): &(Axis, Axis)| d.outputs() <= h.outputs();
+        let pairs = depth.iter().flat_map(|&d| planar.iter().map(move |&h| (d, h)));
+        pairs.filter(smaller).map(|(d, h)| Variant([d, h, h])).collect()
+    }
+
+    /// The only one that can compute `work` where its input is a map of half the size, each cell of which is read twice
+    /// along every axis of 3 taps.
+    pub(in super::super) fn upsampled(work: &Work) -> Variant {
+        Variant(work.window.kernel.map(|taps| if taps == 1 { Axis::One } else { Axis::Upsampled }))
     }
 
     /// For the key of packed weights.
@@ -45,8 +65,15 @@ impl Variant {
         let [d, h, w] = self.0.map(|axis| axis.outputs());
         format!("winograd {d}x{h}x{w}")
     }
+
+    /// Whether its error may exceed that of the direct sum.
+    fn is_strict(self) -> bool {
+        !self.0.iter().any(|axis| matches!(axis, Axis::F3 | Axis::F4))
+    }
 }
 
+/// Most input channels with which tiles of 4 x 4 x 4 are exact enough.
+const CUBIC: usize = 32;
 /// Multiply-adds at full speed that take as long as the transforms of one element of V or M, in and out.
 const TRANSFORM: [f64; 2] = [18.0, 24.0];
 /// As long as reading one transformed weight for the first time in a run.
@@ -55,6 +82,8 @@ const STREAM: f64 = 20.0;
 const MOVE: f64 = 8.0;
 /// The same for the weights of the direct algorithm, which are fewer and prefetched.
 const DIRECT_STREAM: f64 = 10.0;
+/// As long as copying an element for a kernel of stride 2.
+const COPY: f64 = 12.0;
 /// Gains below this are not worth the error.
 const WORTH: f64 = 0.85;
 
@@ -62,13 +91,13 @@ const WORTH: f64 = 0.85;
 ///
 /// Depends on nothing but the layer for one sample, not on threads or on the batch: so do the bits of the result.
 pub(in super::super) fn choose(work: &Work, precision: Precision) -> Option<Variant> {
-    let flops = work.flops() as f64 / work.output.n as f64;
-    let direct = flops / 2.0 + DIRECT_STREAM * (work.window.taps() * work.input.c * work.output.c) as f64;
+    let split = strided::Split::new(work);
+    let (dense, copy) = split.map_or((*work, 0.0), |split| (split.work(), split.elements() as f64 * COPY));
     Variant::all(work)
         .into_iter()
-        .filter(|variant| precision == Precision::Default || !variant.0.contains(&Axis::F4))
-        .map(|variant| (variant.cost(work), variant))
-        .filter(|(cost, _)| *cost < WORTH * direct)
+        .filter(|variant| precision == Precision::Default || variant.is_strict())
+        .map(|variant| (variant.cost(&dense) + copy, variant))
+        .filter(|(cost, _)| *cost < WORTH * direct(work))
         .min_by(|(a, _), (b, _)| a.total_cmp(b))
         .map(|(_, variant)| variant)
 }
@@ -78,27 +107,38 @@ pub(in super::super) fn choose_for_training(work: &Work) -> Option<Variant> {
     /// As long as transforming the weights for one product.
     const TRANSFORM_WEIGHT: f64 = 300.0;
     let variant = choose(work, Precision::Default)?;
-    let slots: usize = variant.0.iter().map(|axis| axis.points()).product();
-    let transform = TRANSFORM_WEIGHT * (slots * work.input.c * work.output.c) as f64;
-    let direct = work.flops() as f64 / 2.0;
-    (variant.cost(work) * work.output.n as f64 + transform < WORTH * direct).then_some(variant)
+    let split = strided::Split::new(work);
+    let (dense, copy) = split.map_or((*work, 0.0), |split| (split.work(), split.elements() as f64 * COPY));
+    let products: usize = variant.0.iter().map(|axis| axis.products()).product();
+    let transform = TRANSFORM_WEIGHT * (products * dense.input.c * dense.output.c) as f64;
+    let samples = work.output.n as f64;
+    ((variant.cost(&dense) + copy) * samples + transform < WORTH * direct(work) * samples).then_some(variant)
+}
+
+/// Time of the direct algorithm for one sample in multiply-adds.
+pub(in super::super) fn direct(work: &Work) -> f64 {
+    work.flops() as f64 / work.output.n as f64 / 2.0 + stream(work)
+}
+
+/// The part of it that reads the weights.
+pub(in super::super) fn stream(work: &Work) -> f64 {
+    DIRECT_STREAM * (work.window.taps() * work.input.c * work.output.c) as f64
 }
 
 impl Variant {
     /// Time of one sample in multiply-adds: the products, tiles that reach over the border included, the transforms, the
     /// weights.
-    fn cost(self, work: &Work) -> f64 {
+    pub(in super::super) fn cost(self, work: &Work) -> f64 {
         let (c, k) = (work.input.c, work.output.c);
-        let slots: usize = self.0.iter().map(|axis| axis.points()).product();
+        let [points, products] = [Axis::points, Axis::products].map(|of| self.0.into_iter().map(of).product::<usize>());
         let dims = work.output.dims();
         let tiles: usize = (0..3).map(|axis| dims[axis].div_ceil(self.0[axis].outputs())).product();
-        let products = (tiles * slots) as f64;
-        let weights = slots * c * k;
-        let elements = products * (c + k) as f64;
+        let weights = products * c * k;
+        let elements = (tiles * (points * c + products * k)) as f64;
         // As in the choice of blocks: either weights are read for every block, or threads share V and M.
         let blocks = if weights > RESIDENT { (elements / BLOCK as f64).ceil() } else { 1.0 };
         let moved = (weights as f64 * (blocks - 1.0)).clamp(0.0, 2.0 * elements);
         let transform = TRANSFORM[usize::from(self.0[0] != Axis::One)];
-        products * (c * k) as f64 + transform * elements + STREAM * weights as f64 + MOVE * moved
+        (tiles * products * c * k) as f64 + transform * elements + STREAM * weights as f64 + MOVE * moved
     }
 }

@@ -23,7 +23,7 @@ mod weights;
 use std::ops::Range;
 
 pub use choice::Precision;
-pub(super) use choice::{Variant, choose, choose_for_training};
+pub(super) use choice::{Variant, choose, choose_for_training, direct, stream};
 use tiles::{Gather, Scatter, Slots, Tiling};
 
 use super::blocking::Work;
@@ -33,17 +33,22 @@ use crate::gemm::{self, Ahead, GROUPS, Panels, Segment, Stages, Tile, group_size
 use crate::ops::activation::Activation;
 use crate::ops::{Io, Packed, Step};
 use crate::parallel::{Pool, SharedMut};
-use crate::simd::{Isa, Kernel, Simd, dispatch};
+use crate::simd::{Isa, Kernel, Simd, dispatch, outlined};
 
 /// Floats of V and M that a thread works on: half of a second-level cache of 2 MB.
 const BLOCK: usize = (1 << 20) / size_of::<f32>();
 /// Floats of transformed weights that are read anew for each block without loss: they stay in that cache.
 const RESIDENT: usize = (3 << 18) / size_of::<f32>();
 /// Floats of V and M where the threads share them.
-const SHARED: usize = (4 << 20) / size_of::<f32>();
+const SHARED: usize = (8 << 20) / size_of::<f32>();
 
 /// The products start from nothing: the bias is added to the outputs.
 static ZEROS: [f32; 64] = [0.0; 64];
+
+/// `count` or fewer: whole register tiles of `rows`, where there is room for one.
+fn whole(count: usize, rows: usize) -> usize {
+    if count < rows { count } else { count / rows * rows }
+}
 
 /// The compiled convolution.
 pub(super) struct Winograd {
@@ -73,7 +78,7 @@ pub(super) fn pack(weights: &Weights<'_>, variant: Variant, panels: Panels, pack
 
 /// Elements of the transformed weights.
 pub(super) fn packed_len(isa: Isa, work: &Work, variant: Variant) -> usize {
-    variant.axes().iter().map(|axis| axis.points()).product::<usize>() * panels(isa, work).len()
+    variant.axes().iter().map(|axis| axis.products()).product::<usize>() * panels(isa, work).len()
 }
 
 impl Winograd {
@@ -89,15 +94,17 @@ impl Winograd {
         let tiling = Tiling { axes: variant.axes(), input, output, before: window.padding.map(|pair| pair[0]) };
         let panels = panels(isa, &work);
         let mut new = Self { isa, work, tiling, panels, block: 1, shared: false, weights, bias, residual, activation };
-        let (tiles, slots) = (tiling.tiles(), tiling.slots());
-        let each = slots * (new.row_v() + new.row_m());
+        let (tiles, products) = (tiling.tiles(), tiling.products());
+        let v = tiling.points() * new.row_v();
         let rows = isa.tile().0;
-        let weights = slots * panels.len();
+        let weights = products * panels.len();
         // As many blocks for each thread as for the others.
         let dealt = |most: usize| tiles.div_ceil(tiles.div_ceil(most.max(1)).next_multiple_of(threads));
         // Weights that stay cached may be read for every register tile, others as seldom as V and M allow.
-        let private = dealt(if weights > RESIDENT { BLOCK / each } else { rows.min(BLOCK / each) });
+        let most = BLOCK / (v + products * new.row_m());
+        let private = dealt(if weights > RESIDENT { whole(most, rows) } else { rows.min(most) });
         // Large weights had better be read once, even if V and M are large then.
+        let each = v + products * panels.padded_columns();
         let shared = tiles.div_ceil(tiles.div_ceil((SHARED.max(weights / 2) / each).max(rows)));
         // What moves between memory and cores: the weights for every block, and V and M where threads share them.
         let by_private = weights * tiles.div_ceil(private);
@@ -118,8 +125,10 @@ impl Winograd {
         self.tiling.input.c.next_multiple_of(self.isa.lanes())
     }
 
+    /// A thread that multiplies alone transforms the products of one panel before it makes those of the next.
     fn row_m(&self) -> usize {
-        self.panels.padded_columns()
+        let columns = self.panels.padded_columns();
+        if self.shared { columns } else { columns.min(self.panels.width()) }
     }
 
     /// Floats between slots: an odd number of lines, or the slots of a row would share few sets of the cache.
@@ -129,8 +138,8 @@ impl Winograd {
 
     /// V, M and the workspaces in scratch memory: their lengths.
     fn parts(&self) -> [usize; 3] {
-        let slots = self.tiling.slots();
-        [slots * self.slot(self.row_v()), slots * self.slot(self.row_m()), align_up(slots * self.isa.lanes())]
+        let (points, products) = (self.tiling.points(), self.tiling.products());
+        [points * self.slot(self.row_v()), products * self.slot(self.row_m()), align_up(products * self.isa.lanes())]
     }
 
     fn slots(&self, start: *mut f32) -> [Slots; 2] {
@@ -157,9 +166,9 @@ impl Winograd {
         Gather { tiling: &self.tiling, x, tiles, v, workspace }
     }
 
-    fn multiply(&self, [v, m]: [Slots; 2], rows: usize, slots: Range<usize>, panels: Range<usize>) -> Multiply<'_> {
-        let Self { panels: matrix, weights, .. } = self;
-        Multiply { v, m, rows, slots, indices: panels, matrix, weights }
+    fn multiply(&self, [v, m]: [Slots; 2], rows: usize, products: Range<usize>, panels: Range<usize>) -> Multiply<'_> {
+        let Self { tiling, panels: matrix, weights, .. } = self;
+        Multiply { tiling, v, m, rows, products, indices: panels, matrix, weights }
     }
 
     fn scatter<'a>(&'a self, io: &Target<'a>, tiles: Range<usize>, m: Slots, workspace: *mut f32) -> Scatter<'a> {
@@ -167,6 +176,7 @@ impl Winograd {
         Scatter {
             tiling,
             tiles,
+            channels: 0..tiling.output.c,
             m,
             workspace,
             bias,
@@ -187,7 +197,7 @@ impl Winograd {
                 self.isa,
                 Fused {
                     gather: self.gather(io.x, tiles.clone(), slots[0], workspace),
-                    multiply: self.multiply(slots, tiles.len(), 0..self.tiling.slots(), 0..self.panels.count()),
+                    multiply: self.multiply(slots, tiles.len(), 0..self.tiling.products(), 0..self.panels.count()),
                     scatter: self.scatter(io, tiles, slots[1], workspace),
                 },
             );
@@ -201,7 +211,7 @@ impl Winograd {
         let [v, m, _] = self.parts();
         let (matrices, workspaces) = scratch.split_at_mut(v + m);
         let matrices = SharedMut::new(matrices);
-        let pieces = if self.tiling.slots() >= 4 * pool.threads() { 1 } else { self.panels.count() };
+        let pieces = if self.tiling.products() >= 4 * pool.threads() { 1 } else { self.panels.count() };
         for block in 0..self.blocks() {
             let tiles = self.tiles(block);
             let tasks = tiles.len().div_ceil(LEAST);
@@ -215,11 +225,11 @@ impl Winograd {
                 let slots = self.slots(matrices.as_mut_ptr());
                 dispatch(self.isa, self.gather(io.x, tiles, at(slots[0], row), workspace.as_mut_ptr()));
             });
-            pool.for_each(self.tiling.slots() * pieces, |task| {
-                let (slot, piece) = (task / pieces, task % pieces);
+            pool.for_each(self.tiling.products() * pieces, |task| {
+                let (product, piece) = (task / pieces, task % pieces);
                 let panels = piece * self.panels.count() / pieces..(piece + 1) * self.panels.count() / pieces;
                 let slots = self.slots(matrices.as_mut_ptr());
-                dispatch(self.isa, self.multiply(slots, tiles.len(), slot..slot + 1, panels));
+                dispatch(self.isa, self.multiply(slots, tiles.len(), product..product + 1, panels));
             });
             pool.for_each_scratch(tasks, workspaces, |task, workspace| {
                 let (row, tiles) = part(task);
@@ -237,12 +247,13 @@ struct Target<'a> {
     y: SharedMut<'a>,
 }
 
-/// `M[slot] = V[slot] U[slot]` for some slots and panels.
+/// `M[product] = V[point] U[product]` for some products and panels.
 struct Multiply<'a> {
+    tiling: &'a Tiling,
     v: Slots,
     m: Slots,
     rows: usize,
-    slots: Range<usize>,
+    products: Range<usize>,
     indices: Range<usize>,
     matrix: &'a Panels,
     weights: &'a [f32],
@@ -256,11 +267,12 @@ impl Kernel for Multiply<'_> {
         let Self { v, m, rows, matrix, .. } = self;
         let segments = [Segment { a: 0, b: 0, length: matrix.rows }];
         let tiles = rows.div_ceil(S::TILE_ROWS);
-        for slot in self.slots {
+        for product in self.products {
+            let point = self.tiling.point(product);
             for index in self.indices.clone() {
                 let panel = matrix.panel(index);
                 let width = panel.vectors * S::LANES;
-                let b = &self.weights[slot * matrix.len() + panel.start..];
+                let b = &self.weights[weights::start(matrix, self.tiling.products(), index, product)..];
                 // Each tile prefetches a part of the next panel; a few could not, and the processor does it better.
                 let next = b.as_ptr().wrapping_add(matrix.rows * width);
                 let step = if 4 * width <= tiles * Ahead::MOST { (4 * width).div_ceil(tiles) } else { 0 };
@@ -268,7 +280,7 @@ impl Kernel for Multiply<'_> {
                     let (first, end) = (tile * rows / tiles, (tile + 1) * rows / tiles);
                     let mut row = first;
                     let a: [*const f32; GROUPS] = group_sizes(end - first).map(|size| {
-                        let start = v.start.wrapping_add(slot * v.slot + row * v.row);
+                        let start = v.start.wrapping_add(point * v.slot + row * v.row);
                         row += size;
                         start.cast_const()
                     });
@@ -277,7 +289,7 @@ impl Kernel for Multiply<'_> {
                         row_stride: v.row,
                         b: b.as_ptr(),
                         segments: &segments,
-                        out: m.start.wrapping_add(slot * m.slot + first * m.row + panel.column),
+                        out: m.start.wrapping_add(product * m.slot + first * m.row + panel.column),
                         out_stride: m.row,
                         columns: width,
                         bias: ZEROS.as_ptr(),
@@ -286,8 +298,8 @@ impl Kernel for Multiply<'_> {
                         ahead: Ahead { start: next.wrapping_add(tile * matrix.rows * step / 4), step },
                         stages: Stages { resume: false, suspend: false },
                     };
-                    // SAFETY: V and M have `rows` rows in every slot, of whole vectors; the panel is one of the slot's
-                    // matrix; nobody else writes this part of M.
+                    // SAFETY: V and M have `rows` rows in every slot, of whole vectors; the panel is one of the
+                    // product's matrix; nobody else writes this part of M.
                     unsafe { gemm::run(s, &tile, end - first, panel.vectors) };
                 }
             }
@@ -295,7 +307,7 @@ impl Kernel for Multiply<'_> {
     }
 }
 
-/// A block from beginning to end.
+/// A block from beginning to end, panel after panel.
 struct Fused<'a> {
     gather: Gather<'a>,
     multiply: Multiply<'a>,
@@ -307,9 +319,16 @@ impl Kernel for Fused<'_> {
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        self.gather.run(s);
-        self.multiply.run(s);
-        self.scatter.run(s);
+        let Self { gather, multiply, scatter } = self;
+        // Compiled once, for this and for threads that share a block.
+        outlined(s, gather);
+        for index in multiply.indices.clone() {
+            let panel = multiply.matrix.panel(index);
+            let m = Slots { start: multiply.m.start.wrapping_sub(panel.column), ..multiply.m };
+            Multiply { m, indices: index..index + 1, products: multiply.products.clone(), ..multiply }.run(s);
+            let channels = panel.column..panel.column + panel.columns;
+            outlined(s, Scatter { channels, tiles: scatter.tiles.clone(), ..scatter });
+        }
     }
 }
 

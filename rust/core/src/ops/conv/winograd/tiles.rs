@@ -1,8 +1,8 @@
 //! From the activations to the products' operands and back: the transforms of all axes for a run of tiles.
 //!
-//! A tile of `points` inputs (d, h, w) becomes one row in each of as many matrices `V[slot] (tiles, c)`; the products
-//! `M[slot] = V[slot] U[slot] (tiles, k)` become a tile of outputs. Each vector of channels passes the axes one by one, over
-//! a workspace of `points` vectors that stays in the first-level cache: w, h, d on the way in, d, h, w on the way out.
+//! A tile of inputs (d, h, w) becomes one row in each of the matrices `V[point] (tiles, c)`; the products
+//! `M[product] = V[point] U[product] (tiles, k)` become a tile of outputs. Each vector of channels passes the axes one by
+//! one, over a workspace that stays in the first-level cache: w, h, d on the way in, d, h, w on the way out.
 
 use std::ops::Range;
 
@@ -11,9 +11,6 @@ use crate::ops::activation::Activation;
 use crate::ops::lanes::{load, store};
 use crate::shape::Shape;
 use crate::simd::{Kernel, Simd, for_rows};
-
-/// Rows of a tile's inputs: at most 6 x 6.
-const ROWS: usize = 36;
 
 /// Where the tiles of a map are.
 #[derive(Clone, Copy, Debug)]
@@ -37,16 +34,28 @@ impl Tiling {
         self.output.n * self.counts().iter().product::<usize>()
     }
 
-    /// Inputs of a tile: the number of products.
-    pub(super) fn slots(&self) -> usize {
+    /// Points of a tile: the matrices of V.
+    pub(super) fn points(&self) -> usize {
         self.axes.iter().map(|axis| axis.points()).product()
     }
 
-    /// The sample and the first output of a tile.
+    /// Products of a tile: the matrices of M.
+    pub(super) fn products(&self) -> usize {
+        self.axes.iter().map(|axis| axis.products()).product()
+    }
+
+    /// The point that a product is of.
+    pub(super) fn point(&self, product: usize) -> usize {
+        let [d, h, w] = self.axes;
+        let index =
+            [product / (h.products() * w.products()), product / w.products() % h.products(), product % w.products()];
+        (d.point(index[0]) * h.points() + h.point(index[1])) * w.points() + w.point(index[2])
+    }
+
+    /// The sample of a tile, and which it is along each axis.
     fn place(&self, tile: usize) -> (usize, [usize; 3]) {
         let [d, h, w] = self.counts();
-        let index = [tile / (w * h) % d, tile / w % h, tile % w];
-        (tile / (w * h * d), [0, 1, 2].map(|axis| index[axis] * self.axes[axis].outputs()))
+        (tile / (w * h * d), [tile / (w * h) % d, tile / w % h, tile % w])
     }
 }
 
@@ -66,7 +75,7 @@ pub(super) struct Gather<'a> {
     pub(super) tiles: Range<usize>,
     /// The first row is that of the first tile; rows are whole vectors.
     pub(super) v: Slots,
-    /// A vector for each slot.
+    /// A vector for each product.
     pub(super) workspace: *mut f32,
 }
 
@@ -75,68 +84,74 @@ impl Kernel for Gather<'_> {
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let Tiling { axes, input, before, .. } = *self.tiling;
-        let [points_d, points_h, points_w] = axes.map(Axis::points);
-        for (index, tile) in self.tiles.clone().enumerate() {
-            let (n, first) = self.tiling.place(tile);
-            // The positions along each axis that are inside, of those that the tile reads.
-            let inside = |axis: usize, size: usize| {
-                let end = (size + before[axis]).saturating_sub(first[axis]).min(axes[axis].points());
-                before[axis].saturating_sub(first[axis]).min(end)..end
-            };
-            let [d, h, w] = [inside(0, input.d), inside(1, input.h), inside(2, input.w)];
-            let mut rows = [None; ROWS];
-            for i in d.clone() {
-                for j in h.clone().filter(|_| !w.is_empty()) {
-                    let (plane, row) = (first[0] + i - before[0], first[1] + j - before[1]);
-                    let start = ((n * input.d + plane) * input.h + row) * input.w + first[2] + w.start - before[2];
-                    rows[i * points_h + j] = Some(start * input.c);
-                }
-            }
-            let to = self.v.start.wrapping_add(index * self.v.row);
-            for channel in (0..input.c).step_by(S::LANES) {
-                let tail = (channel + S::LANES > input.c).then(|| s.first(input.c - channel));
-                let rows = &rows[..points_d * points_h];
-                let line = Line { s, x: self.x, channels: input.c, channel, tail, inside: &w };
-                // SAFETY: the workspace has a vector for each slot, V a row of whole vectors for each tile.
-                unsafe {
-                    match axes[2] {
-                        Axis::F4 => line.along_w::<6>(rows, self.workspace),
-                        _ => line.along_w::<4>(rows, self.workspace),
-                    }
-                    let to = to.add(channel);
-                    let (row, plane) = (points_w, points_w * points_h);
-                    if axes[0] == Axis::One {
-                        self.along(s, axes[1], row, 0..points_w, (to, self.v.slot));
-                        continue;
-                    }
-                    for i in 0..points_d {
-                        let start = i * plane;
-                        self.along(s, axes[1], row, start..start + points_w, (self.workspace, S::LANES));
-                    }
-                    self.along(s, axes[0], plane, 0..plane, (to, self.v.slot));
-                }
-            }
+        // Inputs and points along the depth and along the others: the loops over them have fixed lengths.
+        match self.tiling.axes {
+            [Axis::One, _, Axis::F2] => self.all::<S, 1, 1, 4, 4>(s),
+            [Axis::One, _, Axis::Upsampled] => self.all::<S, 1, 1, 5, 7>(s),
+            [Axis::One, ..] => self.all::<S, 1, 1, 6, 6>(s),
+            [Axis::F2, _, Axis::F2] => self.all::<S, 4, 4, 4, 4>(s),
+            [Axis::F2, ..] => self.all::<S, 4, 4, 6, 6>(s),
+            [Axis::F3 | Axis::F4, ..] => self.all::<S, 6, 6, 6, 6>(s),
+            [Axis::Upsampled, ..] => self.all::<S, 5, 7, 5, 7>(s),
         }
     }
 }
 
 impl Gather<'_> {
-    /// The lines of the workspace that start at `starts` and go in steps of `stride`, to the same places of `to`, whose
-    /// vectors are as far apart as it says.
-    ///
-    /// # Safety
-    /// The workspace must be that long; `to` may be written there.
     #[inline(always)]
-    unsafe fn along<S: Simd>(&self, s: S, axis: Axis, stride: usize, starts: Range<usize>, to: (*mut f32, usize)) {
-        for start in starts {
-            let from = self.workspace.wrapping_add(start * S::LANES);
-            let (to, pitch) = (to.0.wrapping_add(start * to.1), stride * to.1);
-            // SAFETY: by this function's contract.
-            unsafe {
-                match axis {
-                    Axis::F4 => input_line::<S, 6>(s, from, stride * S::LANES, to, pitch),
-                    _ => input_line::<S, 4>(s, from, stride * S::LANES, to, pitch),
+    fn all<S: Simd, const INPUTS_D: usize, const POINTS_D: usize, const INPUTS: usize, const POINTS: usize>(
+        &self,
+        s: S,
+    ) {
+        let Tiling { axes, input, before, .. } = *self.tiling;
+        for (index, tile) in self.tiles.clone().enumerate() {
+            let (n, place) = self.tiling.place(tile);
+            let first: [usize; 3] = std::array::from_fn(|axis| place[axis] * axes[axis].step());
+            // The positions along each axis that are inside, of those that the tile reads.
+            let inside = |axis: usize, size: usize| {
+                let end = (size + before[axis]).saturating_sub(first[axis]).min(axes[axis].inputs());
+                before[axis].saturating_sub(first[axis]).min(end)..end
+            };
+            let [d, h, w] = [inside(0, input.d), inside(1, input.h), inside(2, input.w)];
+            for channel in (0..input.c).step_by(S::LANES) {
+                let tail = (channel + S::LANES > input.c).then(|| s.first(input.c - channel));
+                let line = Line { s, channels: input.c, tail, inside: &w };
+                let v = self.v.start.wrapping_add(index * self.v.row + channel);
+                for i in 0..INPUTS_D {
+                    let plane = self.workspace.wrapping_add(i * POINTS * POINTS * S::LANES);
+                    for j in 0..INPUTS {
+                        let mut from = None;
+                        if d.contains(&i) && h.contains(&j) && !w.is_empty() {
+                            let at = (n * input.d + first[0] + i - before[0]) * input.h + first[1] + j - before[1];
+                            let at = (at * input.w + first[2] + w.start - before[2]) * input.c + channel;
+                            debug_assert!(at + (w.len() - 1) * input.c < self.x.len());
+                            from = Some(self.x.as_ptr().wrapping_add(at));
+                        }
+                        let to = plane.wrapping_add(j * POINTS * S::LANES);
+                        // SAFETY: the positions inside are in the row; the workspace has a vector for each product.
+                        unsafe { line.along_w::<INPUTS, POINTS>(from, to) };
+                    }
+                    let (to, pitch) = if POINTS_D == 1 { (v, self.v.slot) } else { (plane, S::LANES) };
+                    for q in 0..POINTS {
+                        let (from, to) = (plane.wrapping_add(q * S::LANES), to.wrapping_add(q * pitch));
+                        // SAFETY: as above; V has a row of whole vectors for each tile.
+                        unsafe { input_line::<S, INPUTS, POINTS>(s, from, POINTS * S::LANES, to, POINTS * pitch) };
+                    }
+                }
+                if POINTS_D > 1 {
+                    let stride = POINTS * POINTS;
+                    for q in 0..stride {
+                        let from = self.workspace.wrapping_add(q * S::LANES);
+                        let to = v.wrapping_add(q * self.v.slot);
+                        // SAFETY: as above.
+                        unsafe {
+                            input_line::<S, INPUTS_D, POINTS_D>(s, from, stride * S::LANES, to, stride * self.v.slot);
+                        }
+                        // What follows in V is written next.
+                        for_rows!(POINTS_D, p, {
+                            s.prefetch(to.wrapping_add(p * stride * self.v.slot + S::LANES));
+                        });
+                    }
                 }
             }
         }
@@ -146,53 +161,48 @@ impl Gather<'_> {
 /// A vector of channels of the rows that a tile reads.
 struct Line<'a, S: Simd> {
     s: S,
-    x: &'a [f32],
     channels: usize,
-    channel: usize,
     tail: Option<S::M>,
     /// The positions that are not padding.
     inside: &'a Range<usize>,
 }
 
 impl<S: Simd> Line<'_, S> {
-    /// Transforms each row, whose first position inside is at that place, or which is padding.
+    /// Transforms a row, whose first position inside is at `from`, or which is padding.
     ///
     /// # Safety
-    /// `to` has `POINTS` vectors for each row, which may be written.
+    /// The positions inside can be read; `to` has room for `POINTS` vectors.
     #[inline(always)]
-    unsafe fn along_w<const POINTS: usize>(&self, rows: &[Option<usize>], to: *mut f32) {
-        let Self { s, x, channels, channel, tail, inside } = self;
-        for (index, row) in rows.iter().enumerate() {
-            let mut line = [s.splat(0.0); POINTS];
-            if let Some(start) = *row {
-                debug_assert!(start + (inside.len() - 1) * channels + channel < x.len());
-                let from = x.as_ptr().wrapping_add(start + channel);
-                if inside.len() == POINTS && tail.is_none() {
-                    // SAFETY: all positions are in the row, and so are all lanes.
-                    line = unsafe { transform::read::<S, POINTS>(*s, from, *channels) };
-                } else {
-                    for_rows!(POINTS, i, {
-                        if inside.contains(&i) {
-                            // SAFETY: this one is, as far as the mask goes.
-                            line[i] = unsafe { load(*s, from.add((i - inside.start) * channels), *tail) };
-                        }
-                    });
-                }
+    unsafe fn along_w<const INPUTS: usize, const POINTS: usize>(&self, from: Option<*const f32>, to: *mut f32) {
+        let Self { s, channels, tail, inside } = self;
+        let mut line = [s.splat(0.0); INPUTS];
+        if let Some(from) = from {
+            if inside.len() == INPUTS && tail.is_none() {
+                // SAFETY: all positions are in the row, and so are all lanes.
+                line = unsafe { transform::read::<S, INPUTS>(*s, from, *channels) };
+            } else {
+                for_rows!(INPUTS, i, {
+                    if inside.contains(&i) {
+                        // SAFETY: this one is, as far as the mask goes.
+                        line[i] = unsafe { load(*s, from.add((i - inside.start) * channels), *tail) };
+                    }
+                });
             }
-            let line = transform::input(*s, line);
-            for_rows!(POINTS, i, {
-                // SAFETY: by this function's contract.
-                unsafe { s.store(to.add((index * POINTS + i) * S::LANES), line[i]) };
-            });
         }
+        let line: [S::V; POINTS] = transform::input(*s, line);
+        for_rows!(POINTS, i, {
+            // SAFETY: by this function's contract.
+            unsafe { s.store(to.add(i * S::LANES), line[i]) };
+        });
     }
 }
 
-/// `y = activation(Aᵀ M A + bias + residual)` for a run of tiles.
+/// `y = activation(Aᵀ M A + bias + residual)` for a run of tiles and some of the output channels.
 pub(super) struct Scatter<'a> {
     pub(super) tiling: &'a Tiling,
     pub(super) tiles: Range<usize>,
-    /// The first row is that of the first tile; rows are whole vectors.
+    pub(super) channels: Range<usize>,
+    /// The first row is that of the first tile and the first of the channels; rows are whole vectors.
     pub(super) m: Slots,
     pub(super) workspace: *mut f32,
     /// Whole vectors.
@@ -208,57 +218,65 @@ impl Kernel for Scatter<'_> {
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let Tiling { axes, output, .. } = *self.tiling;
-        let [_, points_h, points_w] = axes.map(Axis::points);
-        let (row, plane) = (points_w, points_w * points_h);
-        for (index, tile) in self.tiles.clone().enumerate() {
-            let (n, first) = self.tiling.place(tile);
-            let size = |axis: usize| axes[axis].outputs().min(output.dims()[axis] - first[axis]);
-            let [d, h, w] = [size(0), size(1), size(2)];
-            let from = self.m.start.wrapping_add(index * self.m.row);
-            for channel in (0..output.c).step_by(S::LANES) {
-                let tail = (channel + S::LANES > output.c).then(|| s.first(output.c - channel));
-                // SAFETY: M has a row of whole vectors for each tile and the workspace a vector for each slot.
-                unsafe {
-                    let mut source = (from.add(channel).cast_const(), self.m.slot);
-                    if axes[0] != Axis::One {
-                        self.along(s, axes[0], plane, 0..plane, source);
-                        source = (self.workspace.cast_const(), S::LANES);
-                    }
-                    for i in 0..d {
-                        self.along(s, axes[1], row, i * plane..i * plane + row, source);
-                        for j in 0..h {
-                            let line = self.workspace.wrapping_add((i * plane + j * row) * S::LANES);
-                            let at = ((n * output.d + first[0] + i) * output.h + first[1] + j) * output.w + first[2];
-                            let at = at * output.c + channel;
-                            match axes[2] {
-                                Axis::F4 => self.finish::<S, 6, 4>(s, line, w, at, channel, tail),
-                                _ => self.finish::<S, 4, 2>(s, line, w, at, channel, tail),
-                            }
-                        }
-                    }
-                }
-            }
+        // Products and outputs along the depth and along the others.
+        match self.tiling.axes {
+            [Axis::One, _, Axis::F2] => self.all::<S, 1, 1, 4, 2>(s),
+            [Axis::One, _, Axis::F3] => self.all::<S, 1, 1, 6, 3>(s),
+            [Axis::One, _, Axis::Upsampled] => self.all::<S, 1, 1, 8, 6>(s),
+            [Axis::One, ..] => self.all::<S, 1, 1, 6, 4>(s),
+            [Axis::F2, _, Axis::F2] => self.all::<S, 4, 2, 4, 2>(s),
+            [Axis::F2, ..] => self.all::<S, 4, 2, 6, 4>(s),
+            [Axis::F3, ..] => self.all::<S, 6, 3, 6, 3>(s),
+            [Axis::F4, ..] => self.all::<S, 6, 4, 6, 4>(s),
+            [Axis::Upsampled, ..] => self.all::<S, 8, 6, 8, 6>(s),
         }
     }
 }
 
 impl Scatter<'_> {
-    /// The lines of `from` that start at `starts` and go in steps of `stride`, to the same places of the workspace.
-    /// Vectors of `from` are as far apart as it says.
-    ///
-    /// # Safety
-    /// The workspace must be that long; `from` can be read there.
     #[inline(always)]
-    unsafe fn along<S: Simd>(&self, s: S, axis: Axis, stride: usize, starts: Range<usize>, from: (*const f32, usize)) {
-        for start in starts {
-            let to = self.workspace.wrapping_add(start * S::LANES);
-            let (from, pitch) = (from.0.wrapping_add(start * from.1), stride * from.1);
-            // SAFETY: by this function's contract.
-            unsafe {
-                match axis {
-                    Axis::F4 => output_line::<S, 6, 4>(s, from, pitch, to, stride * S::LANES),
-                    _ => output_line::<S, 4, 2>(s, from, pitch, to, stride * S::LANES),
+    fn all<S: Simd, const PRODUCTS_D: usize, const OUTPUTS_D: usize, const PRODUCTS: usize, const OUTPUTS: usize>(
+        &self,
+        s: S,
+    ) {
+        let Tiling { axes, output, .. } = *self.tiling;
+        let plane = PRODUCTS * PRODUCTS;
+        for (index, tile) in self.tiles.clone().enumerate() {
+            let (n, place) = self.tiling.place(tile);
+            let first: [usize; 3] = std::array::from_fn(|axis| place[axis] * axes[axis].outputs());
+            let size = |axis: usize| axes[axis].outputs().min(output.dims()[axis] - first[axis]);
+            let [d, h, w] = [size(0), size(1), size(2)];
+            for channel in self.channels.clone().step_by(S::LANES) {
+                let m = self.m.start.wrapping_add(index * self.m.row + channel - self.channels.start).cast_const();
+                let tail = (channel + S::LANES > output.c).then(|| s.first(output.c - channel));
+                // SAFETY: M has a row of whole vectors for each tile and the workspace a vector for each product.
+                unsafe {
+                    if PRODUCTS_D > 1 {
+                        for q in 0..plane {
+                            let (from, to) =
+                                (m.wrapping_add(q * self.m.slot), self.workspace.wrapping_add(q * S::LANES));
+                            let pitch = plane * self.m.slot;
+                            output_line::<S, PRODUCTS_D, OUTPUTS_D>(s, from, pitch, to, plane * S::LANES);
+                            // What follows in M is read next.
+                            for_rows!(PRODUCTS_D, p, {
+                                s.prefetch(from.wrapping_add(p * pitch + S::LANES));
+                            });
+                        }
+                    }
+                    for i in 0..d {
+                        let to = self.workspace.wrapping_add(i * plane * S::LANES);
+                        let (from, pitch) = if PRODUCTS_D > 1 { (to.cast_const(), S::LANES) } else { (m, self.m.slot) };
+                        for q in 0..PRODUCTS {
+                            let (from, to) = (from.wrapping_add(q * pitch), to.wrapping_add(q * S::LANES));
+                            output_line::<S, PRODUCTS, OUTPUTS>(s, from, PRODUCTS * pitch, to, PRODUCTS * S::LANES);
+                        }
+                        for j in 0..h {
+                            let line = to.wrapping_add(j * PRODUCTS * S::LANES);
+                            let at = ((n * output.d + first[0] + i) * output.h + first[1] + j) * output.w + first[2];
+                            let at = at * output.c + channel;
+                            self.finish::<S, PRODUCTS, OUTPUTS>(s, line, w, at, channel, tail);
+                        }
+                    }
                 }
             }
         }
@@ -267,9 +285,9 @@ impl Scatter<'_> {
     /// The last axis of a row of `w` outputs, and what follows the convolution, to the place `at`.
     ///
     /// # Safety
-    /// `line` is `POINTS` vectors; the outputs are inside, and nobody else writes them.
+    /// `line` is `PRODUCTS` vectors; the outputs are inside, and nobody else writes them.
     #[inline(always)]
-    unsafe fn finish<S: Simd, const POINTS: usize, const OUTPUTS: usize>(
+    unsafe fn finish<S: Simd, const PRODUCTS: usize, const OUTPUTS: usize>(
         &self,
         s: S,
         line: *const f32,
@@ -280,7 +298,7 @@ impl Scatter<'_> {
     ) {
         let pitch = self.tiling.output.c;
         // SAFETY: by the contract of this function; the bias is whole vectors.
-        let line = unsafe { transform::read::<S, POINTS>(s, line, S::LANES) };
+        let line = unsafe { transform::read::<S, PRODUCTS>(s, line, S::LANES) };
         let y: [S::V; OUTPUTS] = transform::output(s, line);
         // SAFETY: as above.
         let bias = unsafe { s.load(self.bias.as_ptr().add(channel)) };

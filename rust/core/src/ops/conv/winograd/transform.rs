@@ -1,15 +1,18 @@
 //! The one-dimensional transforms, `y = Aᵀ [(G g) ⊙ (Bᵀ x)]`, in one place for every axis and every rank.
 //!
-//! F(m) computes m outputs of a kernel of 3 taps from m + 2 inputs with m + 2 products. It is the transpose of
-//! multiplying polynomials by their values at m + 2 points, here `0, ±p ..., ∞`. With `P(x)` the product of all
+//! F(m) computes m outputs of a kernel of r taps from m + r - 1 inputs with as many products. It is the transpose of
+//! multiplying polynomials by their values at as many points, here `0, ±p ..., ∞`. With `P(x)` the product of all
 //! `x - p` over the finite points,
 //!
 //! - row p of Bᵀ holds the coefficients of `P(x) / (x - p)`, that of ∞ those of `P(x)`;
-//! - row p of G is `(1, p, p²) / P'(p)`, that of ∞ is `(0, 0, 1)`;
-//! - column p of Aᵀ is `(1, p, p², ...)`, that of ∞ is `(0, ..., 0, 1)`.
+//! - row p of G is `(1, p, p² ...) / P'(p)`, that of ∞ is `(0, ..., 0, 1)`;
+//! - column p of Aᵀ is `(1, p, p² ...)`, that of ∞ is `(0, ..., 0, 1)`.
+//!
+//! Bᵀ depends on the points alone: 4 outputs of 3 taps and 3 outputs of 4 taps share it.
 //!
 //! The points decide the accuracy. F(2) has `0, ±1, ∞` and rounds less than the direct sum does. F(4) has
-//! `0, ±5/8, ±3/2, ∞`: about twice the error of the direct sum, where the usual `0, ±1, ±2, ∞` have five times.
+//! `0, ±11/16, ±3/2, ∞`: about twice the error of the direct sum, where the usual `0, ±1, ±2, ∞` have five times. In
+//! three dimensions single elements are off by less than with 5/8, whose mean error is the same.
 
 use crate::simd::{Simd, for_rows};
 
@@ -18,39 +21,69 @@ use crate::simd::{Simd, for_rows};
 pub(super) enum Axis {
     /// A kernel of one tap: nothing to transform.
     One,
-    /// Tiles of 2 outputs.
+    /// 3 taps, tiles of 2 outputs.
     F2,
-    /// Tiles of 4 outputs.
+    /// 3 taps, tiles of 4 outputs.
     F4,
+    /// 4 taps, tiles of 3 outputs.
+    F3,
+    /// 3 taps over a map whose cells are each read twice, tiles of 6 outputs. Each parity of the outputs sees 2 taps of the
+    /// map itself, and has tiles of 3 outputs from 4 products; the two share one of their points.
+    Upsampled,
 }
 
-/// The squares of the points of F(4), their sum and their product: all of them exact.
-const P: f32 = 0.625;
+/// The squares of the points of F(4) and F(3), their sum and their product: all of them exact.
+const P: f32 = 0.6875;
 const Q: f32 = 1.5;
 const PP: f32 = P * P;
 const QQ: f32 = Q * Q;
 
 /// A finite point's row of G.
-const fn row(point: f64, derivative: f64) -> [f64; 3] {
-    [1.0 / derivative, point / derivative, point * point / derivative]
+const fn row(point: f64, derivative: f64) -> [f64; 4] {
+    let square = point * point;
+    [1.0 / derivative, point / derivative, square / derivative, square * point / derivative]
 }
 
 const P_SLOPE: f64 = 2.0 * PP as f64 * (PP as f64 - QQ as f64);
 const Q_SLOPE: f64 = 2.0 * QQ as f64 * (QQ as f64 - PP as f64);
-const FILTER_2: [[f64; 3]; 4] = [row(0.0, -1.0), row(1.0, 2.0), row(-1.0, 2.0), [0.0, 0.0, 1.0]];
-const FILTER_4: [[f64; 3]; 6] = [
-    row(0.0, PP as f64 * QQ as f64),
-    row(P as f64, P_SLOPE),
-    row(-P as f64, P_SLOPE),
-    row(Q as f64, Q_SLOPE),
-    row(-Q as f64, Q_SLOPE),
-    [0.0, 0.0, 1.0],
+
+/// The finite rows of G, and that of ∞ for a kernel of `taps`. The points of F(4) are those of F(3).
+const fn filter_6(taps: usize) -> [[f64; 4]; 6] {
+    let mut last = [0.0; 4];
+    last[taps - 1] = 1.0;
+    [
+        row(0.0, PP as f64 * QQ as f64),
+        row(P as f64, P_SLOPE),
+        row(-P as f64, P_SLOPE),
+        row(Q as f64, Q_SLOPE),
+        row(-Q as f64, Q_SLOPE),
+        last,
+    ]
+}
+
+const FILTER_2: [[f64; 4]; 4] = [row(0.0, -1.0), row(1.0, 2.0), row(-1.0, 2.0), [0.0, 0.0, 1.0, 0.0]];
+const FILTER_4: [[f64; 4]; 6] = filter_6(3);
+const FILTER_3: [[f64; 4]; 6] = filter_6(4);
+/// G of 2 taps with the points of F(2). Even outputs see `g0` and `g1 + g2`, odd ones `g0 + g1` and `g2`.
+const FILTER_UPSAMPLED: [[f64; 4]; 8] = [
+    [-1.0, 0.0, 0.0, 0.0],
+    [0.5, 0.5, 0.5, 0.0],
+    [0.5, -0.5, -0.5, 0.0],
+    [0.0, 1.0, 1.0, 0.0],
+    [-1.0, -1.0, 0.0, 0.0],
+    [0.5, 0.5, 0.5, 0.0],
+    [0.5, 0.5, -0.5, 0.0],
+    [0.0, 0.0, 1.0, 0.0],
 ];
 
 impl Axis {
     /// Taps of the kernel.
     pub(super) fn taps(self) -> usize {
-        if self == Axis::One { 1 } else { 3 }
+        match self {
+            Axis::One => 1,
+            Axis::F2 | Axis::F4 | Axis::Upsampled => 3,
+            Axis::F3 => 4,
+        }
     }
 
     /// Outputs of a tile.
@@ -58,40 +91,75 @@ impl Axis {
         match self {
             Axis::One => 1,
             Axis::F2 => 2,
+            Axis::F3 => 3,
             Axis::F4 => 4,
+            Axis::Upsampled => 6,
         }
     }
 
-    /// Inputs of a tile, and its products.
-    pub(super) fn points(self) -> usize {
-        self.outputs() + self.taps() - 1
+    /// Inputs between tiles.
+    pub(super) fn step(self) -> usize {
+        if self == Axis::Upsampled { 3 } else { self.outputs() }
     }
 
-    /// G; the row of a single tap is 1.
-    pub(super) fn filter(self) -> &'static [[f64; 3]] {
+    /// Inputs of a tile.
+    pub(super) fn inputs(self) -> usize {
+        if self == Axis::Upsampled { 5 } else { self.points() }
+    }
+
+    /// Points at which the inputs are evaluated.
+    pub(super) fn points(self) -> usize {
         match self {
-            Axis::One => &[[1.0, 0.0, 0.0]],
+            Axis::One => 1,
+            Axis::F2 => 4,
+            Axis::F3 | Axis::F4 => 6,
+            Axis::Upsampled => 7,
+        }
+    }
+
+    /// Products of a tile.
+    pub(super) fn products(self) -> usize {
+        self.filter().len()
+    }
+
+    /// The point that a product is of.
+    pub(super) fn point(self, product: usize) -> usize {
+        if self == Axis::Upsampled && product >= 4 { product - 1 } else { product }
+    }
+
+    /// G, a row for each product; the row of a single tap is 1.
+    pub(super) fn filter(self) -> &'static [[f64; 4]] {
+        match self {
+            Axis::One => &[[1.0, 0.0, 0.0, 0.0]],
             Axis::F2 => &FILTER_2,
+            Axis::F3 => &FILTER_3,
             Axis::F4 => &FILTER_4,
+            Axis::Upsampled => &FILTER_UPSAMPLED,
         }
     }
 }
 
-/// `Bᵀ x`, for 4 points or 6.
+/// `Bᵀ x`: 4 inputs to 4 points, 6 to 6 or 5 to 7.
 #[inline(always)]
-pub(super) fn input<S: Simd, const POINTS: usize>(s: S, x: [S::V; POINTS]) -> [S::V; POINTS] {
-    let mut y = x;
-    if POINTS == 4 {
-        y[0] = s.sub(x[2], x[0]);
-        y[1] = s.add(x[2], x[1]);
-        y[2] = s.sub(x[2], x[1]);
-        y[3] = s.sub(x[3], x[1]);
-    } else {
+pub(super) fn input<S: Simd, const INPUTS: usize, const POINTS: usize>(s: S, x: [S::V; INPUTS]) -> [S::V; POINTS] {
+    let mut y = [x[0]; POINTS];
+    if POINTS == 6 {
         let (sum, product) = (s.splat(-(PP + QQ)), s.splat(PP * QQ));
         y[0] = s.fma(x[0], product, s.fma(x[2], sum, x[4]));
         y[5] = s.fma(x[1], product, s.fma(x[3], sum, x[5]));
         (y[1], y[2]) = pair(s, [x[1], x[2], x[3], x[4]], P, QQ);
         (y[3], y[4]) = pair(s, [x[1], x[2], x[3], x[4]], Q, PP);
+        return y;
+    }
+    y[0] = s.sub(x[2], x[0]);
+    y[1] = s.add(x[2], x[1]);
+    y[2] = s.sub(x[2], x[1]);
+    y[3] = s.sub(x[3], x[1]);
+    if POINTS == 7 {
+        // The last point of the even outputs is the first of the odd ones, which start one input further on.
+        y[4] = s.add(x[3], x[2]);
+        y[5] = s.sub(x[3], x[2]);
+        y[6] = s.sub(x[4], x[2]);
     }
     y
 }
@@ -104,20 +172,35 @@ fn pair<S: Simd>(s: S, x: [S::V; 4], point: f32, other: f32) -> (S::V, S::V) {
     (s.fma(odd, s.splat(point), even), s.fma(odd, s.splat(-point), even))
 }
 
-/// `Aᵀ x`, for 4 points or 6.
+/// `Aᵀ x`: 4 products to 2 outputs, 6 to 3 or 4, 8 to 6.
 #[inline(always)]
-pub(super) fn output<S: Simd, const POINTS: usize, const OUTPUTS: usize>(s: S, x: [S::V; POINTS]) -> [S::V; OUTPUTS] {
+pub(super) fn output<S: Simd, const PRODUCTS: usize, const OUTPUTS: usize>(
+    s: S,
+    x: [S::V; PRODUCTS],
+) -> [S::V; OUTPUTS] {
     let mut y = [x[0]; OUTPUTS];
     let (sum, difference) = (s.add(x[1], x[2]), s.sub(x[1], x[2]));
-    if POINTS == 4 {
+    if PRODUCTS == 4 {
         y[0] = s.add(x[0], sum);
         y[1] = s.add(difference, x[3]);
+    } else if PRODUCTS == 8 {
+        let (sum_odd, difference_odd) = (s.add(x[5], x[6]), s.sub(x[5], x[6]));
+        y[0] = s.add(x[0], sum);
+        y[2] = difference;
+        y[4] = s.add(sum, x[3]);
+        y[1] = s.add(x[4], sum_odd);
+        y[3] = difference_odd;
+        y[5] = s.add(sum_odd, x[7]);
     } else {
         let (sum_q, difference_q) = (s.add(x[3], x[4]), s.sub(x[3], x[4]));
         y[0] = s.add(x[0], s.add(sum, sum_q));
         y[1] = s.fma(difference_q, s.splat(Q), s.mul(difference, s.splat(P)));
-        y[2] = s.fma(sum_q, s.splat(QQ), s.mul(sum, s.splat(PP)));
-        y[3] = s.fma(difference_q, s.splat(Q * QQ), s.fma(difference, s.splat(P * PP), x[5]));
+        if OUTPUTS == 3 {
+            y[2] = s.fma(sum_q, s.splat(QQ), s.fma(sum, s.splat(PP), x[5]));
+        } else {
+            y[2] = s.fma(sum_q, s.splat(QQ), s.mul(sum, s.splat(PP)));
+            y[3] = s.fma(difference_q, s.splat(Q * QQ), s.fma(difference, s.splat(P * PP), x[5]));
+        }
     }
     y
 }
@@ -125,9 +208,9 @@ pub(super) fn output<S: Simd, const POINTS: usize, const OUTPUTS: usize>(s: S, x
 /// `Bᵀ` of vectors `from_stride` apart to vectors `to_stride` apart.
 ///
 /// # Safety
-/// `POINTS` vectors must be readable and writable at those places.
+/// `INPUTS` vectors must be readable, `POINTS` writable at those places.
 #[inline(always)]
-pub(super) unsafe fn input_line<S: Simd, const POINTS: usize>(
+pub(super) unsafe fn input_line<S: Simd, const INPUTS: usize, const POINTS: usize>(
     s: S,
     from: *const f32,
     from_stride: usize,
@@ -135,8 +218,8 @@ pub(super) unsafe fn input_line<S: Simd, const POINTS: usize>(
     to_stride: usize,
 ) {
     // SAFETY: by this function's contract.
-    let x = unsafe { read::<S, POINTS>(s, from, from_stride) };
-    let y = input(s, x);
+    let x = unsafe { read::<S, INPUTS>(s, from, from_stride) };
+    let y: [S::V; POINTS] = input(s, x);
     for_rows!(POINTS, i, {
         // SAFETY: as above.
         unsafe { s.store(to.add(i * to_stride), y[i]) };
@@ -146,9 +229,9 @@ pub(super) unsafe fn input_line<S: Simd, const POINTS: usize>(
 /// `Aᵀ` of vectors `from_stride` apart to vectors `to_stride` apart.
 ///
 /// # Safety
-/// `POINTS` vectors must be readable, `OUTPUTS` writable at those places.
+/// `PRODUCTS` vectors must be readable, `OUTPUTS` writable at those places.
 #[inline(always)]
-pub(super) unsafe fn output_line<S: Simd, const POINTS: usize, const OUTPUTS: usize>(
+pub(super) unsafe fn output_line<S: Simd, const PRODUCTS: usize, const OUTPUTS: usize>(
     s: S,
     from: *const f32,
     from_stride: usize,
@@ -156,7 +239,7 @@ pub(super) unsafe fn output_line<S: Simd, const POINTS: usize, const OUTPUTS: us
     to_stride: usize,
 ) {
     // SAFETY: by this function's contract.
-    let x = unsafe { read::<S, POINTS>(s, from, from_stride) };
+    let x = unsafe { read::<S, PRODUCTS>(s, from, from_stride) };
     let y: [S::V; OUTPUTS] = output(s, x);
     for_rows!(OUTPUTS, i, {
         // SAFETY: as above.
