@@ -113,3 +113,10 @@ def test_a_batch_that_cannot_be_counted() -> None:
     network = _core.Network([("input", "input", [], {"channels": 4})])
     with pytest.raises(rr.MemoryLimitError, match="input: an activation"):
         network.infer((2**62, 1, 1, 1, 4))
+
+
+def test_integers_that_do_not_fit_are_refused() -> None:
+    with pytest.raises(rr.ArgumentError, match="64 bits"):
+        _core.Network([("input", "input", [], {"channels": 2**63})])
+    with pytest.raises(rr.ArgumentError):
+        F.conv(ones(1, 4, 4, 4), ones(4, 4, 3, 3), padding="same", dilation=2**63 - 1)

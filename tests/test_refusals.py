@@ -17,6 +17,7 @@ models = rr.models
 X = np.ones((1, 6, 6, 2), np.float32)
 MASKED = np.ma.masked_equal(np.ones((1, 32, 32, 3)), 1)
 BACKBONE = {"input_shape": (32, 32, 3), "num_blocks": [1, 1, 1, 1], "block_type": "basic_block"}
+NETSPRESSO = {"params": {"block_type": "basicblock"}, "stage_params": [{"channels": 8, "num_blocks": 1}]}
 
 REFUSED: list[tuple[Callable[[], object], type[Exception], str]] = [
     # names of arguments
@@ -69,11 +70,34 @@ REFUSED: list[tuple[Callable[[], object], type[Exception], str]] = [
     (lambda: rr.from_weights(5), ArgumentError, "path: expected str"),
     (lambda: models.ResNet20().load_weights({"fc.bias": [[1], [1, 2]]}), ShapeError, "fc.bias: .*different lengths"),
     (lambda: rr.from_weights({"fc.bias": [[1], [1, 2]]}), ShapeError, "fc.bias: .*different lengths"),
+    (lambda: rr.images.read_classes(5), ArgumentError, "path: expected str"),
+    (
+        lambda: models.UNet(encoder="resnet18", input_shape=(64, 64, 3)),
+        ArgumentError,
+        "encoder: .*got str; encoder_name='resnet18' takes a name",
+    ),
     (lambda: F.concat(None), ArgumentError, "arrays: expected a sequence"),
     (lambda: rr.images.load_image(5), ArgumentError, "source: expected a path"),
     (lambda: models.ResNet20().plan((1, 32, 3)), ShapeError, "input of ResNet202D"),
     (lambda: models.ResNet20().plan((-1, 32, 32, 3)), ArgumentError, r"x\[0\]: expected an int"),
     (lambda: models.ResNet18(input_shape=(None, None, 3)).plan(), ArgumentError, "x: .*takes any size"),
+    (
+        lambda: models.ResNet("BasicBlock", [1], channels=[8], block_args=5),
+        ArgumentError,
+        "block_args: expected a dict",
+    ),
+    (lambda: F.batch_norm(X, None, None), ArgumentError, "batch_norm: expected an array as running_mean, got None"),
+    # numbers that would build for ever
+    (
+        lambda: models.TransUNet(encoder_name="resnet18", input_shape=(64, 64, 3), num_vit_layers=10**6),
+        ArgumentError,
+        "num_vit_layers: expected an int from 1 to 4096",
+    ),
+    (
+        lambda: rr.from_config({"backbone": NETSPRESSO, "head": {"params": {"num_layers": 10**6}}}, num_classes=2),
+        ArgumentError,
+        "num_layers: expected an int from 1 to 4096",
+    ),
     # threads
     (lambda: rr.num_threads(0), ArgumentError, "number of threads"),
     (lambda: rr.set_num_threads(2.0), ArgumentError, "number of threads"),

@@ -14,7 +14,7 @@ from typing import NamedTuple
 from .checks import check_bool, check_choice, check_fraction, check_size, check_sizes
 from .errors import ArgumentError, UnknownArgumentError, suggest
 
-__all__ = ["ACTIVATIONS", "BLOCK_TYPES", "BlockType", "ResNetConfig", "Stage"]
+__all__ = ["ACTIVATIONS", "BLOCK_TYPES", "MAX_BLOCKS", "BlockType", "ResNetConfig", "Stage"]
 
 # Accepted names of element-wise functions -> the engine's names.
 ACTIVATIONS: dict[str, str] = {

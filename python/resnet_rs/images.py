@@ -159,6 +159,8 @@ def read_classes(path: str | os.PathLike[str]) -> list[str]:
         FileFormatError: JSON of another form, or no text.
         OSError: the file cannot be read.
     """
+    if not isinstance(path, (str, os.PathLike)):
+        raise ArgumentError(f"path: expected str or os.PathLike, got {type(path).__name__}")
     try:
         text = Path(path).read_text(encoding="utf-8")
     except UnicodeDecodeError:

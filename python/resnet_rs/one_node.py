@@ -10,7 +10,7 @@ import numpy as np
 
 from . import _core
 from .arrays import as_float32, real_array
-from .errors import ShapeError
+from .errors import ArgumentError, ShapeError
 from .graph import Builder, Tensor
 from .runtime import require_memory
 from .window import Padding, Triple, lift_padding
@@ -37,6 +37,8 @@ def run(
     what = graph.nodes[output.node].op
     for name, stored, _, _ in network.parameters():
         label = name.partition(".")[2]
+        if name not in given:
+            raise ArgumentError(f"{what}: expected an array as {label}, got None")
         value = real_array(given[name], f"{what}: {label}")
         wanted = [*stored[:2], *stored[3:]] if rank == 2 and len(stored) == 5 else stored
         # The 1x1 kernels of squeeze-and-excitation may come as matrices.

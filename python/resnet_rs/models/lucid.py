@@ -132,6 +132,8 @@ class ResNet(ResNetModel):
             check_choice("stem_type", stem_type, ("deep",))
         deep, width = stem_type is not None, check_size("stem_width", stem_width)
         pooled = check_bool("avg_down", avg_down)
+        if block_args is not None and not isinstance(block_args, Mapping):
+            raise ArgumentError(f"block_args: expected a dict, got {block_args!r}")
         arguments = {
             key: dict(value) if isinstance(value, Mapping) else value for key, value in (block_args or {}).items()
         }

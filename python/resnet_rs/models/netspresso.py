@@ -24,8 +24,8 @@ from pathlib import Path
 from typing import Any
 
 from resnet_rs.arrays import checked_shape
-from resnet_rs.checks import check_bool, check_choice, check_size
-from resnet_rs.config import ACTIVATIONS
+from resnet_rs.checks import check_bool, check_choice, check_int, check_size
+from resnet_rs.config import ACTIVATIONS, MAX_BLOCKS
 from resnet_rs.errors import ArgumentError, FileFormatError, UnknownArgumentError, suggest
 from resnet_rs.layers import Dense, Layer
 from resnet_rs.model import Model
@@ -205,7 +205,7 @@ def _dense(head: Mapping[str, Any] | None, num_classes: int | None) -> list[Laye
     head = _known("head", head, _HEAD)
     check_choice("head.name", head.get("name", "fc"), ("fc",))
     params = _known("head.params", _mapping("head.params", head.get("params") or {}), _HEAD_PARAMS)
-    count = check_size("head.params.num_layers", params.get("num_layers", 1))
+    count = check_int("head.params.num_layers", params.get("num_layers", 1), 1, MAX_BLOCKS)
     if num_classes is None:
         return []
     layers: list[Layer] = []

@@ -42,7 +42,8 @@ def from_weights(
         input_shape: without the batch axis; default any size. Other channels than the weights' adapt the stem; four
             entries make a 3D network of 2D weights, whose kernels are inflated.
         data_format: of the arrays that go in and come out; default is that of the library whose names these are:
-            "channels_last" for Keras and files of this package, else "channels_first".
+            "channels_last" for Keras and files of this package, else "channels_first"; an `input_shape` that clearly
+            is of the other kind is then refused.
         **overrides: what shapes cannot tell, as fields of `ResNetConfig` (`stride_in="1x1"`, `stem_stride=1`,
             `replace_stride_with_dilation=[False, True, True]`, `se_position`, `num_strides`, `shortcut` ...), and
             arguments of the model (`classifier_activation="softmax"`, `num_classes`, `include_top`, `name` ...). Other
@@ -85,6 +86,7 @@ def from_weights(
     structure = infer({name: array.shape for name, array in found.tensors.items()}, naming, found.pooled)
     if data_format is None:
         data_format = "channels_last" if naming in ("keras", "native") else "channels_first"
+        _refuse_other_format(input_shape, structure.channels, data_format)
     arguments = {
         **_changed(structure.config),
         "input_shape": _input_shape(input_shape, structure, data_format),
@@ -140,6 +142,24 @@ def _input_shape(given: Sequence[int | None] | None, structure: Structure, data_
     if rank < structure.rank:
         raise ArgumentError(f"input_shape: expected four entries for weights of a 3D network, got {shape}")
     return shape
+
+
+def _refuse_other_format(given: Sequence[int | None] | None, channels: int, data_format: str) -> None:
+    """Refuse a shape whose other end has the channels of the weights: hardly a wish for an image of 224 channels.
+
+    Raises:
+        ArgumentError: so it is; the message says how to say what is meant.
+    """
+    if given is None:
+        return
+    shape, _, found = checked_shape("input_shape", given, data_format)
+    first = data_format == "channels_first"
+    if found != channels and shape[-1 if first else 0] == channels:
+        other = "channels_last" if first else "channels_first"
+        raise ArgumentError(
+            f"input_shape: these weights take {data_format} unless told otherwise, got {shape}; "
+            f"data_format={other!r} takes that shape"
+        )
 
 
 def _load(model: Model, tensors: Mapping[str, NDArray[Any]]) -> None:

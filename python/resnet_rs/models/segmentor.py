@@ -81,9 +81,11 @@ def resolve_encoder(
         free = [channels, *free] if data_format == "channels_first" else [*free, channels]
         model: Model = constructor(input_shape=free, include_top=False, data_format=data_format)
         return Encoder(model, shape, {"encoder_name": encoder_name, "encoder": None})
-    model = Model.from_config(encoder) if isinstance(encoder, Mapping) else encoder  # type: ignore[assignment]
-    if not isinstance(model, Model):
-        raise ArgumentError(f"encoder: expected a model of resnet_rs, got {type(model).__name__}")
+    given: object = encoder
+    if not isinstance(given, (Model, Mapping)):
+        hint = f"; encoder_name={given!r} takes a name" if isinstance(given, str) else ""
+        raise ArgumentError(f"encoder: expected a model of resnet_rs, got {type(given).__name__}{hint}")
+    model = given if isinstance(given, Model) else Model.from_config(given)
     own = model.input_shape[1:]
     shape = own if input_shape is None else checked_shape("input_shape", input_shape, model.data_format)[0]
     fits = len(own) == len(shape) and all(a is None or a == b for a, b in zip(own, shape, strict=True))
