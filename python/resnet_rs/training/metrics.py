@@ -24,7 +24,7 @@ from resnet_rs.checks import check_bool, check_fraction, check_int, check_size
 from resnet_rs.errors import ArgumentError, ShapeError, suggest
 
 from .arguments import find_named, known_arguments
-from .losses import broadcast_weights
+from .loss import broadcast_weights
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray

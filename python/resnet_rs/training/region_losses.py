@@ -25,7 +25,7 @@ from resnet_rs.checks import check_bool, check_choice, check_int, check_number, 
 from resnet_rs.errors import ArgumentError
 
 from .arguments import is_list, known_arguments
-from .losses import Loss
+from .loss import Loss
 
 __all__ = [
     "BinaryCenterlineDiceLoss",

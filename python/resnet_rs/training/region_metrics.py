@@ -12,7 +12,7 @@ from resnet_rs.checks import check_bool, check_fraction, check_number, check_siz
 from resnet_rs.errors import ShapeError
 
 from .arguments import known_arguments
-from .losses import broadcast_weights
+from .loss import broadcast_weights
 from .metrics import Metric, arrays, classes_of
 from .region_losses import check_classes
 

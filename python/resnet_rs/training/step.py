@@ -12,7 +12,7 @@ from resnet_rs.arrays import as_float32, real_array
 from resnet_rs.errors import ArgumentError, ShapeError
 
 from .data.dataset import Batch
-from .losses import FunctionLoss, Loss, broadcast_weights
+from .loss import FunctionLoss, Loss, broadcast_weights
 from .schedules import Schedule
 
 if TYPE_CHECKING:

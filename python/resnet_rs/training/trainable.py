@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
     from .history import Callback, History
-    from .losses import Loss
+    from .loss import Loss
     from .metrics import Metric
     from .optimizers import Optimizer
     from .sources import Source
