@@ -49,6 +49,7 @@ mod rescale;
 mod rows;
 mod softmax;
 mod squeeze_excite;
+mod squeeze_excite_backward;
 mod training;
 #[cfg(test)]
 mod trial;
