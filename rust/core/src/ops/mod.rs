@@ -50,6 +50,7 @@ mod rescale;
 mod rows;
 mod softmax;
 mod squeeze_excite;
+mod squeeze_excite_backward;
 mod training;
 mod transposed_axes;
 #[cfg(test)]
