@@ -8,11 +8,14 @@ from numpy.typing import NDArray
 
 __all__ = [
     "Network",
+    "Optimizer",
     "__version__",
+    "augment",
     "available_isas",
     "available_threads",
     "get_isa",
     "get_num_threads",
+    "loss",
     "read_safetensors_header",
     "set_isa",
     "set_num_threads",
@@ -69,6 +72,71 @@ class Network:
         """Per step: name, algorithm, output shape, FLOPs and milliseconds (the least of `repeats` runs)."""
     def activation_bytes(self, input_shape: _Shape, outputs: Sequence[int]) -> int:
         """Bytes of activations that a run on this input needs at its widest."""
+
+@final
+class Optimizer:
+    """An optimiser and its state, for parameters in one flat layout: sgd, adam, adamw, rmsprop as in torch.optim.
+
+    Options: sgd momentum 0, dampening 0, nesterov False; adam and adamw beta1 0.9, beta2 0.999, epsilon 1e-8; rmsprop
+    rho 0.99, momentum 0, epsilon 1e-8, centered False. All: clip_value or clip_norm; average, the decay of a moving
+    average of the parameters; convention "torch" or "keras" (where epsilon, learning rate and weight decay stand;
+    epsilon 1e-7, rho 0.9 then). `factors` and `decays` hold, for each row of parameters, what the learning rate is
+    multiplied by (0: the row is frozen) and its weight decay. Raises ArgumentError for what is unknown or out of
+    range, and while another thread uses the optimiser.
+    """
+
+    def __new__(
+        cls, kind: str, options: dict[str, Any], factors: Sequence[float], decays: Sequence[float]
+    ) -> Optimizer: ...
+    @property
+    def step_count(self) -> int:
+        """Steps taken."""
+    def state(self) -> dict[str, NDArray[Any]]:
+        """Copies: "step" (int64, no axes); after a step flat float32 buffers by torch.optim's names, and "average"."""
+    def load_state(self, state: dict[str, NDArray[Any]]) -> None:
+        """Goes on from what `state` gave. WeightsError for buffers missing, unknown or of different lengths."""
+    def step(
+        self,
+        rows: Sequence[tuple[int, int]],
+        values: NDArray[np.float32],
+        gradients: NDArray[np.float32],
+        learning_rate: float,
+    ) -> NDArray[np.float32]:
+        """One step for parameters that belong to no network: `rows` are their ranges in the flat arrays."""
+
+def loss(
+    kind: str,
+    y: NDArray[np.float32],
+    target: NDArray[np.float32] | NDArray[np.int32] | NDArray[np.int64] | NDArray[np.uint8],
+    options: dict[str, Any],
+    weights: NDArray[np.float32] | None = None,
+) -> tuple[float, NDArray[np.float32], NDArray[np.float32]]:
+    """The reduced loss, the values before reduction, and the gradient of the reduced loss by `y` (n, d, h, w, c).
+
+    `kind`: (sparse_)categorical_crossentropy, binary_crossentropy, (sparse_)categorical_focal_crossentropy,
+    binary_focal_crossentropy, mse; sparse_, categorical_ and binary_ dice, iou, tversky, generalized_dice, dice_ce,
+    cldice. `target`: class labels (n, d, h, w[, 1]) of a whole type for sparse kinds, else numbers as `y`. `weights`
+    (float32): one for each value or (n,). Values: (n, d, h, w) of cross-entropies and mse, (n,) of generalized_dice,
+    else (n, classes). Options: from_logits False, reduction "mean", num_classes, class_weights, ignore_class_ids or
+    ignore_index, and those of the kind: label_smoothing, gamma, alpha, beta, apply_class_balancing, target_class_ids,
+    smooth, weight_type, dice_weight, ce_weight, iters, memory_efficient_skeleton.
+    """
+
+def augment(
+    images: NDArray[np.uint8] | NDArray[np.float32],
+    masks: NDArray[Any] | None,
+    options: Sequence[dict[str, Any]],
+    seed: int,
+    indices: Sequence[int],
+) -> tuple[NDArray[np.float32], NDArray[Any] | None]:
+    """Images (n, [d,] h, w, c) and masks (n, [d,] h, w[, m]) after the stages `options`, each a dict with its "kind".
+
+    Kinds: flip (axes, probability 0.5), rotate90 (plane, probability 0.5), crop (size, padding 0, random True, value
+    0, mask_value 0), shift_intensity and scale_intensity (range, per_channel False, probability 1), normalize (mean,
+    std), cutout (size, count 1, value 0, mask_value, probability 1), elastic (spacing, magnitude, probability 1).
+    Axes count from 0 for the first after the batch. What happens to a sample depends on `seed` and its number in
+    `indices` alone. Masks may be uint8, int32, int64 or float32 and keep their type.
+    """
 
 def set_num_threads(threads: int | None) -> None:
     """Sets the number of threads of this process; None returns to the default."""

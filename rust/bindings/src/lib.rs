@@ -2,8 +2,11 @@
 
 mod array;
 mod attributes;
+mod augment;
 mod error;
+mod losses;
 mod network;
+mod optim;
 mod runtime;
 mod safetensors;
 mod watch;
@@ -14,7 +17,13 @@ use pyo3::prelude::*;
 #[pymodule]
 mod _core {
     #[pymodule_export]
+    use super::augment::augment;
+    #[pymodule_export]
+    use super::losses::loss;
+    #[pymodule_export]
     use super::network::Network;
+    #[pymodule_export]
+    use super::optim::Optimizer;
     #[pymodule_export]
     use super::runtime::{available_isas, available_threads, get_isa, get_num_threads, set_isa, set_num_threads};
     #[pymodule_export]

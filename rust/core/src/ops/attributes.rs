@@ -87,7 +87,84 @@ impl Attributes {
 
     /// As [`Attributes::number`], where the attribute may be left out.
     pub fn number_or(&mut self, name: &str, default: f32) -> Result<f32, String> {
-        if self.values.contains_key(name) { self.number(name) } else { Ok(default) }
+        if self.has(name) { self.number(name) } else { Ok(default) }
+    }
+
+    /// As [`Attributes::flag`], where the attribute may be left out.
+    pub fn flag_or(&mut self, name: &str, default: bool) -> Result<bool, String> {
+        if self.has(name) { self.flag(name) } else { Ok(default) }
+    }
+
+    /// As [`Attributes::count`], where the attribute may be left out.
+    pub fn count_or(&mut self, name: &str, default: usize) -> Result<usize, String> {
+        if self.has(name) { self.count(name) } else { Ok(default) }
+    }
+
+    /// As [`Attributes::number_or`], and within `range`.
+    pub fn number_within(
+        &mut self,
+        name: &str,
+        default: f32,
+        range: std::ops::RangeInclusive<f32>,
+    ) -> Result<f32, String> {
+        let number = self.number_or(name, default)?;
+        if range.contains(&number) {
+            Ok(number)
+        } else {
+            let (low, high) = range.into_inner();
+            let expected = if high == f32::MAX { format!("a number >= {low}") } else { format!("{low} to {high}") };
+            Err(unexpected(name, &expected, &Value::Float(f64::from(number))))
+        }
+    }
+
+    /// One of these names; the first if the attribute is left out.
+    pub fn choice<T: Copy>(&mut self, name: &str, choices: &[(&str, T)]) -> Result<T, String> {
+        if !self.has(name) {
+            return Ok(choices[0].1);
+        }
+        let text = self.text(name)?;
+        let names = || choices.iter().map(|(choice, _)| *choice).collect::<Vec<_>>().join(", ");
+        let found = choices.iter().find(|(choice, _)| *choice == text);
+        found.map(|found| found.1).ok_or_else(|| unexpected(name, &format!("one of {}", names()), &Value::Text(text)))
+    }
+
+    /// Whole numbers, in a list or one alone; none if the attribute is left out.
+    pub fn whole_numbers(&mut self, name: &str) -> Result<Option<Vec<i64>>, String> {
+        self.list(name, "whole numbers", |item| match item {
+            Value::Int(value) => Some(*value),
+            _ => None,
+        })
+    }
+
+    /// Finite numbers, in a list or one alone; none if the attribute is left out.
+    pub fn numbers(&mut self, name: &str) -> Result<Option<Vec<f32>>, String> {
+        self.list(name, "finite numbers", |item| match *item {
+            Value::Int(value) => Some(value as f32),
+            Value::Float(value) => Some(value as f32).filter(|value| value.is_finite()),
+            _ => None,
+        })
+    }
+
+    fn list<T>(
+        &mut self,
+        name: &str,
+        expected: &str,
+        convert: impl Fn(&Value) -> Option<T>,
+    ) -> Result<Option<Vec<T>>, String> {
+        if !self.has(name) {
+            return Ok(None);
+        }
+        let value = self.take(name)?;
+        let items = match &value {
+            Value::List(items) => items.iter().map(convert).collect::<Option<Vec<T>>>(),
+            alone => convert(alone).map(|item| vec![item]),
+        };
+        items.map(Some).ok_or_else(|| unexpected(name, expected, &value))
+    }
+
+    /// Whether the attribute is there.
+    pub fn has(&self, name: &str) -> bool {
+        self.values.contains_key(name)
     }
 
     /// A name.

@@ -12,6 +12,7 @@ mod avx512;
 mod dispatch;
 pub mod math;
 mod portable;
+pub mod slices;
 
 pub use dispatch::{Isa, dispatch, outlined};
 
