@@ -275,13 +275,14 @@ PYTHON_RANKS = {
     "summary": 3,
     "symbolic": 1,
     "parameters": 4,
-    "model": 5,
-    "doctor": 6,
-    "models": 6,
-    "nn": 7,
-    "__init__": 7,
-    "cli": 8,
-    "__main__": 9,
+    "training": 5,
+    "model": 6,
+    "doctor": 7,
+    "models": 7,
+    "nn": 8,
+    "__init__": 8,
+    "cli": 9,
+    "__main__": 10,
 }
 
 

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     )
     from .models import Model, Sequential, create_model, from_config, from_weights, list_models, load, save
     from .runtime import cpu_info, get_num_threads, num_threads, set_num_threads, show_versions
+    from .training import callbacks, data, losses, metrics, optimizers, schedules
 
     __version__: str
 
@@ -48,8 +49,10 @@ __all__ = [
     "WeightsError",
     "__version__",
     "blocks",
+    "callbacks",
     "cpu_info",
     "create_model",
+    "data",
     "errors",
     "from_config",
     "from_weights",
@@ -60,11 +63,15 @@ __all__ = [
     "layers",
     "list_models",
     "load",
+    "losses",
+    "metrics",
     "models",
     "nn",
     "num_threads",
+    "optimizers",
     "runtime",
     "save",
+    "schedules",
     "set_num_threads",
     "show_versions",
     "weights",
@@ -90,6 +97,7 @@ _SOURCES = {
 }
 _ORIGIN = {name: module for module, names in _SOURCES.items() for name in names}
 _MODULES = ("blocks", "errors", "functional", "graph", "images", "layers", "models", "nn", "runtime", "weights")
+_TRAINING = ("callbacks", "data", "losses", "metrics", "optimizers", "schedules")
 
 
 def __getattr__(name: str) -> object:
@@ -97,6 +105,8 @@ def __getattr__(name: str) -> object:
 
     if name in _MODULES:
         return import_module(f".{name}", __name__)
+    if name in _TRAINING:
+        return import_module(f".training.{name}", __name__)
     if name in _ORIGIN:
         value: object = getattr(import_module(f".{_ORIGIN[name]}", __name__), name)
     elif name == "__version__":

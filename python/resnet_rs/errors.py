@@ -19,6 +19,7 @@ __all__ = [
     "MemoryLimitError",
     "ResnetError",
     "ShapeError",
+    "StateError",
     "UnknownArgumentError",
     "UnknownNameError",
     "WeightsError",
@@ -66,12 +67,12 @@ class FileFormatError(ResnetError, ValueError):
     """A file is corrupt, truncated, hostile or of a kind that is not supported."""
 
 
+class StateError(ResnetError, RuntimeError):
+    """Something was asked for before what it needs: training before `compile`, backward before forward."""
+
+
 class MemoryLimitError(ResnetError, MemoryError):
     """Something would need more memory than there is; raised before it is allocated."""
-
-
-class StateError(ResnetError, RuntimeError):
-    """A step of training at the wrong time, such as backward without forward."""
 
 
 class InternalError(ResnetError, RuntimeError):

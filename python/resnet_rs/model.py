@@ -12,10 +12,10 @@ from . import _core
 from .arrays import DataFormat, as_float32, checked_input, checked_shape
 from .checks import check_int, check_size
 from .errors import ArgumentError, ShapeError, UnknownNameError, suggest
-from .parameters import Parameters
 from .profile import Profile
 from .runtime import require_memory
 from .symbolic import SymbolicTensor
+from .training.trainable import Trainable
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -30,7 +30,7 @@ _PROBE = 64
 _CONSTRUCTORS: dict[str, type[Model]] = {}
 
 
-class Model(Parameters):
+class Model(Trainable):
     """A network with its weights. Use a constructor of `resnet_rs.models`, `create_model` or `rr.load` to get one.
 
     Args:

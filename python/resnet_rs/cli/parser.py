@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from . import commands
+from . import commands, train
 from .output import fail, message
 
 __all__ = ["NAMINGS", "parser"]
@@ -22,6 +22,8 @@ examples:
   resnet-rs list 'se*50'
   resnet-rs summary resnet18 --input-shape 96x96x96x4
   resnet-rs bench resnet50 --threads 2 --layers
+  resnet-rs train pictures --model resnet18 --size 64 --epochs 20
+  resnet-rs eval pictures/trained
   resnet-rs doctor""",
     "predict": """\
 examples:
@@ -52,6 +54,7 @@ examples:
 examples:
   resnet-rs doctor
   RESNET_RS_ISA=avx2 resnet-rs doctor --json""",
+    **train.EXAMPLES,
 }
 
 
@@ -169,6 +172,8 @@ def parser() -> argparse.ArgumentParser:
             sub.add_argument("--seconds", type=seconds, default=2.0, metavar="S", help="how long (default %(default)s)")
             sub.add_argument("--layers", action="store_true", help="algorithm, time, speed and share of each layer")
             sub.add_argument("--json", action="store_true", help="print JSON")
+
+    train.add_parsers(command, positive)
 
     sub = command(
         "doctor", commands.doctor, "Tell what the machine gives: processor, kernels, threads, limits, versions."

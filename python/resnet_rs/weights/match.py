@@ -15,7 +15,7 @@ from resnet_rs.errors import ArgumentError, DTypeError, WeightsError, suggest
 from resnet_rs.weights import keras_decoder, keras_order, lucid_names, netspresso_names
 from resnet_rs.weights.adapt import adapted
 from resnet_rs.weights.keras_names import torch_names
-from resnet_rs.weights.names import HEADS, IGNORED, canonical, common_prefix, head, stripped
+from resnet_rs.weights.names import HEADS, canonical, common_prefix, head, ignored, stripped
 from resnet_rs.weights.report import Mismatch, Report
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ def match(
     for name, value in tensors.items():
         if not isinstance(name, str):
             raise ArgumentError(f"tensors: expected names, got {type(name).__name__}")
-        if not name.endswith(IGNORED):
+        if not ignored(name):
             arrays[name] = plain_array(value, name)
     # Canonical name -> our own.
     ours = {

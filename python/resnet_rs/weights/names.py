@@ -12,8 +12,14 @@ from collections.abc import Collection, Iterable, Mapping
 
 __all__ = ["HEADS", "canonical", "common_prefix", "stripped"]
 
-# Counters of PyTorch's batch norm that no forward pass needs.
-IGNORED = "num_batches_tracked"
+# Where our checkpoints keep what a training is besides the weights.
+TRAINING = "training/"
+
+
+def ignored(name: str) -> bool:
+    """Whether no forward pass needs a tensor: counters of PyTorch's batch norm, the state of a training."""
+    return name.endswith("num_batches_tracked") or name.startswith(TRAINING)
+
 
 # The same layer under other names: Cadene's and older timm's `se_module`, SE blocks written as a Sequential.
 ALIASES = [

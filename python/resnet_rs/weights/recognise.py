@@ -16,7 +16,7 @@ from resnet_rs.arrays import plain_array
 from resnet_rs.errors import ArgumentError, WeightsError
 from resnet_rs.weights import keras_decoder, keras_names
 from resnet_rs.weights.match import RENAMED
-from resnet_rs.weights.names import HEADS, IGNORED, canonical, head
+from resnet_rs.weights.names import HEADS, canonical, head, ignored
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -62,7 +62,7 @@ def recognise(tensors: Mapping[str, ArrayLike]) -> Recognised:
     for name, value in tensors.items():
         if not isinstance(name, str):
             raise ArgumentError(f"tensors: expected names, got {type(name).__name__}")
-        if not name.endswith(IGNORED):
+        if not ignored(name):
             arrays[name] = plain_array(value, name)
     naming, named = _torch_names(arrays)
     prefix = _prefix(named)
