@@ -51,7 +51,7 @@ def main() -> int:
     model = build(net)
     x = np.random.default_rng(1).standard_normal((args.batch, *net.input_shape), dtype=np.float32)
     peak = args.peak or measured_peak()
-    layers = model.profile(x)
+    layers = list(model.profile(x))
     total = sum(layer["milliseconds"] for layer in layers)
     gflop = sum(layer["flops"] for layer in layers) / 1e9
     print(f"{net.name}, {args.threads} threads, {rr.cpu_info()['isa']}, peak {peak:.0f} GFLOP/s")

@@ -22,17 +22,11 @@ from rich.progress import track
 from rich.table import Table
 
 import resnet_rs as rr
-from resnet_rs.images import load_image
+from resnet_rs.images import decode, load_image
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 
 Scores = NDArray[np.float32]
-
-
-def softmax(logits: Scores) -> Scores:
-    powers = np.exp(logits - logits.max())
-    probabilities: Scores = powers / powers.sum()
-    return probabilities
 
 
 def timed(model: rr.Model, x: NDArray[np.float32]) -> tuple[Scores, float]:
@@ -43,9 +37,8 @@ def timed(model: rr.Model, x: NDArray[np.float32]) -> tuple[Scores, float]:
 
 
 def five_best(logits: Scores, classes: Sequence[str]) -> str:
-    probabilities = softmax(logits)
-    order = np.argsort(-probabilities, kind="stable")[:5]
-    return ", ".join(f"{classes[i]} {probabilities[i]:.1%}" for i in order)
+    [five] = decode(rr.functional.softmax(logits[None]), classes)
+    return ", ".join(f"{name} {score:.1%}" for name, score in five)
 
 
 def photographs(folder: Path, console: Console) -> bool:

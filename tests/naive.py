@@ -9,12 +9,21 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
 Pairs = Sequence[tuple[int, int]]
+
+
+def assert_near(actual: NDArray[Any], expected: NDArray[Any], tolerance: float = 2e-5) -> None:
+    """The largest difference is at most `tolerance` of the largest number that was expected."""
+    assert actual.size == expected.size
+    scale = float(np.abs(expected).max())
+    assert scale > 1e-3, "an output of zeros proves nothing"
+    assert float(np.abs(actual.ravel() - expected.ravel()).max()) <= tolerance * scale
 
 
 def pad(x: Array, padding: Pairs, value: float = 0.0) -> Array:

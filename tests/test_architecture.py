@@ -64,6 +64,7 @@ RUST_RANKS = {
     "error": 0,
     "shape": 1,
     "buffer": 1,
+    "fork": 1,
     "simd": 1,
     "parallel": 2,
     "window": 2,
@@ -251,6 +252,8 @@ PACKAGE = "python/resnet_rs/"
 PYTHON_RANKS = {
     "_core": 0,
     "_table": 0,
+    "describe": 4,
+    "profile": 1,
     "errors": 0,
     "checks": 1,
     "initializers": 1,

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -33,15 +34,16 @@ def succeed(*arguments: str | Path, **environment: str) -> str:
     return done.stdout
 
 
-def refuse(code: int, *arguments: str | Path) -> str:
+def refuse(code: int, *arguments: str | Path, **environment: str) -> str:
     """The one line on standard error of a command that exits with `code`."""
-    done = run(*arguments)
+    done = run(*arguments, **environment)
     assert done.returncode == code, (done.returncode, done.stdout, done.stderr)
     assert "Traceback" not in done.stderr
     lines = done.stderr.strip().splitlines()
     # A wrong command is answered by argparse: the usage, then the error.
     assert lines[-1].startswith("resnet-rs"), done.stderr
     assert "error: " in lines[-1]
+    assert "internal" not in lines[-1]
     assert code == 2 or len(lines) == 1, done.stderr
     return lines[-1]
 
@@ -97,6 +99,7 @@ def test_help_has_examples(command: str) -> None:
         (["summary", "resnet18", "--input-shape", "224"], "224x224x3"),
         (["summary", "resnet18", "--input-shape", "0x0x3"], "224x224x3"),
         (["bench", "resnet18", "--batch", "-1"], ">= 1"),
+        *((["bench", "resnet18", "--seconds", value], "seconds >= 0") for value in ("nan", "inf", "-1", "soon")),
     ],
 )
 def test_wrong_command_exits_2(arguments: list[str], says: str) -> None:
@@ -113,6 +116,17 @@ def test_list() -> None:
     assert json.loads(succeed("list", "--json")) == names
     assert succeed("list", "SERESNET1*").split() == [name for name in names if name.startswith("seresnet1")]
     assert "resnot" in refuse(1, "list", "resnot*")
+    assert "did you mean 'resnet50'" in refuse(1, "list", "resnet5O")
+    assert succeed("list", "ResNet50_v2").split() == ["resnet50v2"]
+    assert {"unet", "attention_unet", "lucid_wide_resnet_50"} <= set(names)
+
+
+@pytest.mark.parametrize("module", ["resnet_rs", "resnet_rs.cli"])
+def test_both_modules_are_the_command(module: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", module, "list", "resnet20"], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "resnet20\n"
 
 
 def test_list_survives_a_closed_pipe() -> None:
@@ -156,6 +170,53 @@ def test_bench() -> None:
     assert "conv1" in succeed("bench", "resnet18", *shape, "--layers")
 
 
+def test_bench_says_which_layer_takes_what() -> None:
+    """Algorithm, milliseconds, GFLOP/s and share of every layer, and their totals."""
+    command = ["bench", "resnet18", "--input-shape", "64x64x3", "--seconds", "0", "--layers"]
+    lines = succeed(*command).splitlines()
+    start = next(number for number, line in enumerate(lines) if line.startswith("layer "))
+    assert lines[start].split() == ["layer", "algorithm", "ms", "GFLOP/s", "%"]
+    assert lines[start + 2].startswith("conv1 ")
+    assert lines[-1].split()[0] == "total"
+    assert lines[-1].split()[-1] == "100.0"
+    layers = json.loads(succeed(*command, "--json"))["layers"]
+    assert len(layers) == len(lines) - start - 3
+    assert sum(layer["share"] for layer in layers) == pytest.approx(1)
+    for layer in layers:
+        assert layer["gflop_per_second"] == pytest.approx(layer["flops"] / max(layer["milliseconds"], 1e-9) / 1e6)
+
+
+def test_segmentation_models_take_an_encoder() -> None:
+    unet = ["unet", "--encoder", "resnet18"]
+    text = succeed("summary", *unet, "--input-shape", "96x96x96x4", "--num-classes", "3")
+    assert "42,688,179" in text
+    assert "(None, 224, 224, 1)" in succeed("summary", *unet)
+    result = json.loads(succeed("bench", *unet, "--input-shape", "32x32x1", "--seconds", "0", "--json"))
+    assert result["input_shape"] == [1, 32, 32, 1]
+    assert "--encoder" in refuse(1, "summary", "unet")
+    assert "did you mean 'resnet18'" in refuse(1, "summary", "unet", "--encoder", "resnetl8")
+    assert "--encoder: resnet18 has none" in refuse(1, "bench", "resnet18", "--encoder", "resnet18")
+
+
+def test_absurd_sizes_are_refused_before_any_work() -> None:
+    assert "memory" in refuse(1, "bench", "resnet18", "--batch", "100000000")
+    assert "memory" in refuse(1, "bench", "resnet18", "--input-shape", "1000000x1000000x3")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("RESNET_RS_ISA", "avx1024"), ("RESNET_RS_NUM_THREADS", "0"), ("RESNET_RS_NUM_THREADS", "all")]
+)
+@pytest.mark.parametrize(
+    "command", ["--version", "list", "doctor", "summary resnet18", "predict x.png --weights w.pth"]
+)
+def test_a_wrong_environment_is_one_line(name: str, value: str, command: str) -> None:
+    assert name in refuse(1, *command.split(), **{name: value})
+
+
+def test_help_needs_no_engine() -> None:
+    assert "usage" in succeed("--help", RESNET_RS_ISA="avx1024")
+
+
 def test_bench_of_a_saved_model(saved: Path) -> None:
     assert json.loads(succeed("bench", saved, "--seconds", "0.1", "--json"))["input_shape"] == [1, 32, 32, 3]
 
@@ -169,6 +230,7 @@ def test_doctor(isa: str) -> None:
     assert found["resnet_rs"] == rr.__version__
     text = succeed("doctor", RESNET_RS_ISA=isa)
     assert "cgroup quota" in text
+    assert {"pillow", "rich", "pyyaml", "h5py"} <= {line.split()[0] for line in text.splitlines()}
 
 
 # -- predict ----------------------------------------------------------------------------------------
@@ -199,6 +261,52 @@ def test_predict_infers_the_network(image: Path, weights: Path, saved: Path) -> 
     whole = json.loads(succeed("predict", image, "--weights", saved, "--json"))
     assert whole[0]["classes"] == json.loads(succeed("predict", image, "--model", saved, "--json"))[0]["classes"]
     assert "--naming" in refuse(1, *command, "--naming", "timm")
+
+
+def test_predict_ignores_no_option(image: Path, weights: Path, saved: Path) -> None:
+    for source in (["--weights", weights], ["--model", saved]):
+        command = ["predict", image, *source, "--json"]
+        assert "--num-classes" in refuse(1, *command, "--num-classes", "5")
+        assert len(json.loads(succeed(*command, "--num-classes", "7", "--top", "9"))[0]["classes"]) == 7
+        assert "--naming" in refuse(1, *command, "--naming", "timm")
+        small = json.loads(succeed(*command, "--input-size", "32"))[0]["classes"]
+        assert json.loads(succeed(*command, "--input-size", "64"))[0]["classes"] != small
+
+
+def test_predict_takes_models_with_channels_first(image: Path, weights: Path, tmp_path: Path) -> None:
+    path = tmp_path / "first.safetensors"
+    rr.save(rr.from_weights(weights, data_format="channels_first", classifier_activation="softmax"), path)
+    first = json.loads(succeed("predict", image, "--model", path, "--json"))
+    assert first[0]["classes"] == json.loads(succeed("predict", image, "--weights", weights, "--json"))[0]["classes"]
+
+
+@pytest.mark.parametrize(
+    ("model", "says"),
+    [
+        (lambda: rr.models.ResNet18(input_shape=(32, 32, 32, 3), num_classes=7), "does not take images"),
+        (lambda: rr.models.ResNet18(input_shape=(32, 32, 1), num_classes=7), "its input has 1 channels"),
+        (lambda: rr.models.ResNet18(input_shape=(32, 32, 3), include_top=False), "does not classify"),
+    ],
+)
+def test_predict_needs_a_classifier_of_images(model: Any, says: str, image: Path, tmp_path: Path) -> None:
+    rr.save(model(), tmp_path / "m.safetensors")
+    assert says in refuse(1, "predict", image, "--model", tmp_path / "m.safetensors")
+    assert "does not classify" in refuse(1, "predict", image, "--model", "unet", "--weights", "w.pth")
+
+
+def test_predict_refuses_huge_inputs_at_once(image: Path, weights: Path) -> None:
+    for size in ("9000", "1000000"):
+        said = refuse(1, "predict", image, "--weights", weights, "--input-size", size)
+        assert "size: expected at most" in said
+
+
+def test_predict_help_names_what_is_read() -> None:
+    from resnet_rs.cli.parser import NAMINGS
+    from resnet_rs.weights.match import NAMINGS as KNOWN
+
+    assert NAMINGS == KNOWN
+    text = succeed("predict", "--help")
+    assert all(word in text for word in (".h5", ".keras", ".npz", "lucid", "netspresso"))
 
 
 def test_predict_is_what_python_predicts(image: Path, saved: Path) -> None:
@@ -248,6 +356,8 @@ def test_predict_refuses(image: Path, weights: Path, saved: Path, tmp_path: Path
     classes = tmp_path / "classes.json"
     classes.write_text('["a", "b"]')
     assert "7" in refuse(1, "predict", image, "--model", saved, "--classes", classes)
+    classes.write_bytes(bytes(range(256)))
+    assert "classes.json: expected names as text" in refuse(1, "predict", image, "--model", saved, "--classes", classes)
     classes.write_text('["a", ')
     assert "classes.json" in refuse(1, "predict", image, "--model", saved, "--classes", classes)
 

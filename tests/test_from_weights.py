@@ -365,6 +365,18 @@ def test_no_network(state: dict[str, Any], message: str) -> None:
         rr.from_weights(state)
 
 
+def test_a_shape_of_the_other_layout_is_refused() -> None:
+    """(h, w, 3) for weights of a library with channels first is no wish for h channels."""
+    channels = STATE["conv1.weight"].shape[1]
+    last = (32, 48, channels)
+    with pytest.raises(ArgumentError, match=r"input_shape: .*data_format='channels_last' takes that shape"):
+        rr.from_weights(STATE, input_shape=last)
+    assert rr.from_weights(STATE, input_shape=last, data_format="channels_last").input_shape == (None, *last)
+    # Said in so many words, and where both ends could be meant.
+    assert rr.from_weights(STATE, input_shape=last, data_format="channels_first").input_shape == (None, *last)
+    assert rr.from_weights(STATE, input_shape=(channels, 32, channels)).input_shape == (None, channels, 32, channels)
+
+
 def test_overrides_are_checked() -> None:
     with pytest.raises(UnknownArgumentError, match="unknown argument 'stride_inn'; did you mean 'stride_in'"):
         rr.from_weights(STATE, stride_inn="1x1")

@@ -11,6 +11,8 @@ import pytest
 
 import resnet_rs as rr
 from resnet_rs import images
+from resnet_rs.errors import ArgumentError, ShapeError
+from resnet_rs.images import best, decode, load_image
 
 Image = pytest.importorskip("PIL.Image")
 
@@ -76,6 +78,27 @@ def test_what_is_no_image(tmp_path: Path) -> None:
     for arguments in ({"size": 0}, {"preprocess": "magic"}, {"resize": 100}):
         with pytest.raises(rr.ArgumentError, match=next(iter(arguments))):
             images.preprocess(picture(50, 50), **arguments)
+
+
+def test_best_classes() -> None:
+    scores = np.array([0.1, 0.4, 0.4, 0.1])
+    assert best(scores, 3) == [(1, 0.4), (2, 0.4), (0, 0.1)]
+    assert len(best(scores, 9)) == 4
+    assert decode(scores[None], "abcd", 2) == [[("b", 0.4), ("c", 0.4)]]
+    with pytest.raises(ArgumentError, match="top"):
+        best(scores, 0)
+
+
+def test_sizes_beyond_reason_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "line.png"
+    Image.fromarray(np.zeros((1, 4000, 3), np.uint8)).save(path)
+    with pytest.raises(ArgumentError, match="size: expected at most"):
+        load_image(path, 8000)
+    with pytest.raises(ArgumentError, match="size: expected at most"):
+        load_image(path, 224, resize=10**6)
+    # 256 x 1,024,000 is the image's doing.
+    with pytest.raises(ShapeError, match=r"image: expected at most .* 1 x 4000"):
+        load_image(path, 224)
 
 
 def test_class_names(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 import resnet_rs as rr
+from naive import assert_near
 from resnet_rs.errors import ArgumentError, UnknownArgumentError
 from resnet_rs.models import ResNet, lucid
 
@@ -94,7 +95,7 @@ def test_channels_first_and_logits() -> None:
     # Logits: no activation after the dense layer.
     features = model.features(x)["P5"].mean((2, 3))
     state = model.state_dict()
-    np.testing.assert_allclose(y, features @ state["fc.weight"].T + state["fc.bias"], rtol=1e-4, atol=1e-5)
+    assert_near(y, features @ state["fc.weight"].T + state["fc.bias"])
 
 
 def test_any_number_of_stages() -> None:
@@ -144,7 +145,7 @@ def test_deep_stem_ends_with_its_convolution() -> None:
     y = rr.functional.relu(functional_norm(y, state, "conv1.1"))
     y = rr.functional.relu(functional_norm(rr.functional.conv(y, state["conv1.3.weight"], padding=1), state, "conv1.4"))
     y = rr.functional.conv(y, state["conv1.6.weight"], padding=1)
-    np.testing.assert_allclose(model.features(x)["P1"], y, rtol=1e-4, atol=1e-4)
+    assert_near(model.features(x)["P1"], y)
 
 
 @pytest.mark.parametrize("stride", [1, 2])
@@ -162,7 +163,7 @@ def test_average_pool_shortcut(stride: int) -> None:
     y = functional_norm(rr.functional.conv(y, state[f"{block}.conv2.weight"], padding=1), state, f"{block}.bn2")
     z = rr.functional.avg_pool(before, 3, stride=stride, padding=1, count_include_pad=True)
     z = functional_norm(rr.functional.conv(z, state[f"{block}.downsample.1.weight"]), state, f"{block}.downsample.2")
-    np.testing.assert_allclose(levels[f"P{len(channels) + 1}"], rr.functional.relu(y + z), rtol=1e-4, atol=1e-4)
+    assert_near(levels[f"P{len(channels) + 1}"], rr.functional.relu(y + z))
 
 
 def test_pre_activation_block() -> None:
@@ -180,7 +181,7 @@ def test_pre_activation_block() -> None:
         rr.functional.relu(functional_norm(y, state, "layer1.0.bn3")), state["layer1.0.conv3.weight"]
     )
     z = functional_norm(rr.functional.conv(a, state["layer1.0.downsample.0.weight"]), state, "layer1.0.downsample.1")
-    np.testing.assert_allclose(levels["P2"], y + z, rtol=1e-4, atol=1e-4)
+    assert_near(levels["P2"], y + z)
     assert "norm.weight" not in state
     assert "bn1.weight" in state
 

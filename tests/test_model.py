@@ -231,27 +231,6 @@ def test_a_volume_of_depth_one_is_an_image() -> None:
     np.testing.assert_allclose(image.predict(x), volume.predict(x[:, None])[:, 0], rtol=1e-4, atol=1e-5)
 
 
-def test_profile_and_progress(model: rr.Model, x: NDArray[np.float32], capsys: pytest.CaptureFixture[str]) -> None:
-    steps = model.profile(x, repeats=2)
-    assert {"name", "algorithm", "output_shape", "flops", "milliseconds"} <= set(steps[0])
-    assert sum(step["flops"] for step in steps) > 5 * 2 * 40e6
-    with pytest.raises(rr.ShapeError):
-        model.profile(x[:0])
-    model.predict(x, batch_size=2, verbose=1)
-    assert capsys.readouterr().err.endswith("ResNet202D: 5/5\n")
-
-
-def test_summary(capsys: pytest.CaptureFixture[str]) -> None:
-    assert rr.models.ResNet50().summary() is None
-    text = capsys.readouterr().out
-    assert text.startswith('Model: "ResNet502D"\n')
-    assert " Total params: 25,610,152 (97.69 MB)" in text
-    assert " Non-trainable params: 53,120 (207.50 KB)" in text
-    line = next(line for line in text.splitlines() if "layer1.0.conv2 (Conv2D)" in line)
-    assert "(None, 56, 56, 64)" in line
-    assert "36,864" in line
-
-
 # -- weights --------------------------------------------------------------------------------------------------------
 
 
@@ -422,11 +401,3 @@ def test_files_that_are_no_models(tmp_path: Path, model: rr.Model) -> None:
     rr.weights.write_safetensors(path, model.state_dict(), {"config": '{"model": "ResNet32"}'})
     with pytest.raises(rr.WeightsError, match="missing"):
         rr.load(path)
-
-
-def test_repr(model: rr.Model) -> None:
-    assert repr(model) == (
-        "<ResNet20 name='ResNet202D' input_shape=(None, 32, 32, 3) output_shape=(None, 10) params=271,098>"
-    )
-    assert repr(model.output) == "<shape=(None, 10)>"
-    assert model.input.shape == model.input_shape

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import resnet_rs as rr
+from resnet_rs.models import lucid
 
 SEED_TABLE = """\
                  Model Registry Catalog
@@ -79,6 +80,37 @@ def test_catalogue_is_a_sequence_of_names() -> None:
 )
 def test_spellings(name: str, kind: str) -> None:
     assert type(rr.create_model(name, input_shape=(32, 32, 3))).__name__ == kind
+
+
+def test_patterns_know_every_spelling() -> None:
+    assert list(rr.list_models(pattern="resnet50_v2")) == ["resnet50v2"]
+    assert list(rr.list_models(pattern="RESNEXT50_32X4D")) == ["resnext50"]
+    assert {"resnet18", "resnet20", "resnet34"} <= set(rr.list_models(pattern="resnet[1-3]*"))
+    assert "resnet50" not in rr.list_models(pattern="resnet[1-3]*")
+
+
+def test_catalogue_ends_with_the_segmentation_models() -> None:
+    names = list(rr.list_models())
+    assert (
+        names[-4:] == ["attention_unet", "trans_unet", "unet", "unet_plus_plus"] == list(rr.list_models("segmentation"))
+    )
+
+
+def test_lucid_has_names_of_its_own() -> None:
+    """Every factory as lucid_{name}; by its own name where no other model is called so but for case and separators."""
+    factories = {name for name in lucid.__all__ if name != "ResNet"}
+    assert set(rr.list_models("lucid")) == {f"lucid_{name}" for name in factories}
+    for name in ("wide_resnet_50", "WideResNet50", "lucid-wide-resnet-50", "resnet_200", "resnext_101_64x4d"):
+        model = rr.create_model(name, num_classes=3)
+        assert type(model) is rr.models.ResNet
+        assert (model.input_shape, model.output_shape) == ((None, 3, None, None), (None, 3))
+    assert rr.create_model("wide_resnet_50").trainable_params == 68_883_240
+    # As the catalogue of medicai has it: underscores make no difference.
+    assert type(rr.create_model("resnet_50")) is rr.models.ResNet50
+    assert type(rr.create_model("se_resnext_50_32x4d")) is rr.models.SEResNeXt50
+    assert type(rr.create_model("lucid_resnet_50")) is rr.models.ResNet
+    # No family takes them as encoders, and the table says so.
+    assert cells(repr(rr.list_models("lucid")), 0) == []
 
 
 def test_unknown_names() -> None:
@@ -199,7 +231,7 @@ def test_arguments_are_keywords_with_documented_defaults() -> None:
     assert all(p.kind in (p.KEYWORD_ONLY, p.VAR_KEYWORD) for p in parameters.values())
     assert parameters["classifier_activation"].default == "softmax"
     assert parameters["data_format"].default == "channels_last"
-    for name in rr.list_models():
+    for name in [name for family in ("resnet", "resnext", "senet", "cifar") for name in rr.list_models(family)]:
         constructor = type(rr.create_model(name))
         assert constructor.__doc__
         assert constructor.__doc__.startswith(constructor.__name__)

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 import resnet_rs as rr
+from naive import assert_near
 from resnet_rs.errors import ArgumentError, FileFormatError, ResnetError, UnknownArgumentError
 
 
@@ -168,7 +169,7 @@ def test_instance_norm() -> None:
     before = y = rr.functional.max_pool(rr.functional.relu(y), 3, stride=2, padding=1)
     y = np.maximum(instance_norm(rr.functional.conv(y, state["layer1.0.conv1.weight"], padding=1)), 0)
     y = instance_norm(rr.functional.conv(y, state["layer1.0.conv2.weight"], padding=1))
-    np.testing.assert_allclose(model.features(x)["P2"], np.maximum(y + before, 0), rtol=1e-3, atol=1e-3)
+    assert_near(model.features(x)["P2"], np.maximum(y + before, 0))
 
 
 def test_three_dimensions() -> None:

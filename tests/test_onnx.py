@@ -10,6 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 import resnet_rs as rr
+from naive import assert_near
 from resnet_rs import _core
 
 ort = pytest.importorskip("onnxruntime")
@@ -32,13 +33,6 @@ def reference(
     session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     values = session.run(None, {session.get_inputs()[0].name: onnx_export.to_channels_first(x)})
     return [onnx_export.to_channels_last(value) for value in values]
-
-
-def assert_near(actual: NDArray[np.float32], expected: NDArray[np.float32], tolerance: float = 2e-5) -> None:
-    assert actual.size == expected.size
-    scale = float(np.abs(expected).max())
-    assert scale > 1e-3, "an output of zeros proves nothing"
-    assert float(np.abs(actual.ravel() - expected.ravel()).max()) <= tolerance * scale
 
 
 @pytest.mark.parametrize(

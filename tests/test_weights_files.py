@@ -1,4 +1,4 @@
-"""`weights.read` and `weights.write_safetensors`: every format gives the numbers that went in."""
+"""`weights.read`: every format gives the numbers that went in."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from resnet_rs import weights
-from resnet_rs.errors import ArgumentError, DTypeError, FileFormatError
+from resnet_rs.errors import ArgumentError, FileFormatError
 
 RNG = np.random.default_rng(7)
 STATE = {
@@ -339,109 +339,6 @@ def test_fifo_does_not_hang(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo")
     with pytest.raises(FileFormatError, match="special file"):
         weights.read(tmp_path / "fifo")
-
-
-# -- safetensors ----------------------------------------------------------------------------------
-
-NUMBERS = (
-    hnp.floating_dtypes(sizes=(32, 64)) | hnp.integer_dtypes() | hnp.unsigned_integer_dtypes() | st.just(np.dtype(bool))
-)
-
-
-@given(
-    tensors=st.dictionaries(
-        st.text(max_size=8),
-        hnp.arrays(NUMBERS, hnp.array_shapes(min_dims=0, min_side=0, max_side=3)),
-        max_size=4,
-    ),
-    metadata=st.dictionaries(st.text(max_size=8), st.text(max_size=8), max_size=3),
-)
-@settings(max_examples=100, deadline=None)
-def test_safetensors_round_trip(tensors: Any, metadata: dict[str, str], tmp_path_factory: Any) -> None:
-    path = tmp_path_factory.mktemp("round") / "w.safetensors"
-    weights.write_safetensors(path, tensors, metadata)
-    arrays = weights.read(path)
-    assert arrays.keys() == tensors.keys()
-    for name, array in arrays.items():
-        np.testing.assert_array_equal(array, tensors[name].astype(tensors[name].dtype.newbyteorder("=")), strict=True)
-        assert array.flags.owndata or array.base is not None
-        assert array.flags.writeable
-    assert weights.read_metadata(path) == metadata
-
-
-def test_safetensors_official_library(tmp_path: Path) -> None:
-    official = pytest.importorskip("safetensors.numpy")
-    path = tmp_path / "w.safetensors"
-    views = STATE | {
-        "transposed": STATE["fc.weight"].T,
-        "half": np.ones(3, np.float16),
-        "empty": np.zeros((0, 3), np.int8),
-    }
-    weights.write_safetensors(path, views, {"config": '{"name": "ResNet50"}'})
-    read = official.load_file(path)
-    for name, array in views.items():
-        np.testing.assert_array_equal(read[name], array, strict=True)
-    theirs = tmp_path / "theirs.safetensors"
-    official.save_file(STATE | {"half": np.full(3, 1.5, np.float16)}, theirs, {"a": "b"})
-    arrays = weights.read(theirs)
-    np.testing.assert_array_equal(arrays.pop("half"), np.full(3, 1.5, np.float32), strict=True)
-    assert weights.read_metadata(theirs) == {"a": "b"}
-    check({name: arrays[name] for name in STATE})
-
-
-def test_float16_storage(tmp_path: Path) -> None:
-    path = tmp_path / "half.safetensors"
-    weights.write_safetensors(path, STATE, dtype="float16")
-    arrays = weights.read(path)
-    np.testing.assert_array_equal(arrays["conv1.weight"], STATE["conv1.weight"].astype(np.float16).astype(np.float32))
-    # Vectors are stored as they are.
-    np.testing.assert_array_equal(arrays["bn1.running_mean"], STATE["bn1.running_mean"], strict=True)
-    with pytest.raises(ArgumentError, match=r"fc\.weight.*float16.*100000"):
-        weights.write_safetensors(path, {"fc.weight": np.full((1, 1), 1e5)}, dtype="float16")
-
-
-def test_write_refuses(tmp_path: Path) -> None:
-    path = tmp_path / "w.safetensors"
-    with pytest.raises(DTypeError, match="fc"):
-        weights.write_safetensors(path, {"fc": np.zeros(2, complex)})
-    with pytest.raises(DTypeError, match="fc"):
-        weights.write_safetensors(path, {"fc": np.array([{}])})
-    with pytest.raises(ArgumentError, match="metadata"):
-        weights.write_safetensors(path, {}, {"epoch": 3})  # type: ignore[dict-item]
-    with pytest.raises(ArgumentError, match="__metadata__"):
-        weights.write_safetensors(path, {"__metadata__": np.zeros(2)})
-    with pytest.raises(ArgumentError, match="dtype"):
-        weights.write_safetensors(path, {}, dtype="int8")
-    with pytest.raises(FileNotFoundError):
-        weights.write_safetensors(tmp_path / "absent" / "w.safetensors", {})
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "w.safetensors"
-    weights.write_safetensors(path, STATE)
-
-    def full(descriptor: int) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError, match="No space"):
-        weights.write_safetensors(path, {"a": np.zeros(3)})
-    monkeypatch.undo()
-    assert [entry.name for entry in tmp_path.iterdir()] == ["w.safetensors"]
-    assert weights.read(path).keys() == STATE.keys()
-
-
-def test_write_follows_links_and_masks(tmp_path: Path) -> None:
-    real, link = tmp_path / "real.safetensors", tmp_path / "link.safetensors"
-    weights.write_safetensors(real, {})
-    link.symlink_to(real)
-    weights.write_safetensors(link, STATE)
-    assert link.is_symlink()
-    assert weights.read(real).keys() == STATE.keys()
-    mask = os.umask(0)
-    os.umask(mask)
-    assert real.stat().st_mode & 0o777 == 0o666 & ~mask
 
 
 def test_metadata_of_another_format(tmp_path: Path) -> None:

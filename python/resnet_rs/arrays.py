@@ -13,7 +13,7 @@ from .errors import ArgumentError, DTypeError, ShapeError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["DataFormat", "as_float32", "checked_input", "checked_shape", "real_array"]
+__all__ = ["DataFormat", "as_float32", "checked_input", "checked_shape", "plain_array", "real_array"]
 
 
 class DataFormat:
@@ -63,6 +63,8 @@ def checked_shape(argument: str, value: object, data_format: str) -> tuple[tuple
     check_choice("data_format", data_format, ("channels_last", "channels_first"))
     first = data_format == "channels_first"
     wanted = "(c, h, w) or (c, d, h, w)" if first else "(h, w, c) or (d, h, w, c)"
+    if isinstance(value, np.ndarray):
+        value = value.tolist()
     if not isinstance(value, Sequence) or isinstance(value, (str, bytes)) or len(value) not in (3, 4):
         raise ArgumentError(f"{argument}: expected {wanted}, got {value!r}")
     shape = tuple(int(size) if isinstance(size, np.integer) else size for size in value)
@@ -79,16 +81,32 @@ def real_array(x: object, what: str) -> NDArray[Any]:
     """Return `x` as an array of bool, integers or floats, without copying where that is possible.
 
     Raises:
-        DTypeError: it holds objects, text, complex numbers or dates.
+        DTypeError: it holds objects, text, complex numbers or dates; or it masks something.
         ShapeError: nested sequences of different lengths.
     """
-    try:
-        array = np.asarray(x)
-    except ValueError as error:
-        raise ShapeError(f"{what}: expected an array, got sequences that do not form one: {error}") from None
+    array = plain_array(x, what)
     if array.dtype.kind not in "biuf":
         raise DTypeError(f"{what}: expected real numbers (bool, int or float), got dtype {array.dtype}")
     return array
+
+
+def plain_array(x: object, what: str) -> NDArray[Any]:
+    """Return `x` as an array of any dtype, without copying where that is possible.
+
+    Raises:
+        DTypeError: it masks something, or is nothing that NumPy can read.
+        ShapeError: nested sequences of different lengths.
+    """
+    # The class of masked arrays costs milliseconds, and only a subclass can be one.
+    if isinstance(x, np.ndarray) and type(x) is not np.ndarray and np.ma.is_masked(x):
+        raise DTypeError(f"{what}: expected no masked elements, got some; say what they are: x.filled(0)")
+    try:
+        return np.asarray(x)
+    except ValueError:
+        raise ShapeError(f"{what}: expected an array, got sequences of different lengths") from None
+    except (TypeError, RuntimeError) as error:
+        # Tensors of other libraries: on a device, or with a gradient.
+        raise DTypeError(f"{what}: expected an array, got {type(x).__name__}: {error}") from None
 
 
 def as_float32(array: NDArray[Any]) -> NDArray[np.float32]:

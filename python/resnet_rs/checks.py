@@ -8,12 +8,28 @@ resnet_rs.errors.ArgumentError: pooling: expected one of 'avg', 'max', got 'mean
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import wraps
 from operator import index
+from typing import ParamSpec
 
-from .errors import ArgumentError, suggest
+import numpy as np
 
-__all__ = ["check_bool", "check_choice", "check_fraction", "check_int", "check_number", "check_size", "check_sizes"]
+from .errors import ArgumentError, UnknownArgumentError, suggest
+
+__all__ = [
+    "check_bool",
+    "check_choice",
+    "check_fraction",
+    "check_int",
+    "check_number",
+    "check_size",
+    "check_sizes",
+    "keywords_only",
+]
+
+P = ParamSpec("P")
+_NUMBERS = (int, float, np.integer, np.floating)
 
 
 def check_int(argument: str, value: object, minimum: int, maximum: int) -> int:
@@ -45,17 +61,17 @@ def check_bool(argument: str, value: object) -> bool:
 
 def check_fraction(argument: str, value: object) -> float:
     """Return `value` if it is a number from 0 to 1."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1:
+    if isinstance(value, bool) or not isinstance(value, _NUMBERS) or not 0 <= float(value) <= 1:
         raise ArgumentError(f"{argument}: expected a number from 0 to 1, got {value!r}")
-    return value
+    return value if isinstance(value, (int, float)) else float(value)
 
 
 def check_number(argument: str, value: object, minimum: float = -math.inf) -> float:
     """Return `value` if it is a finite number >= `minimum`."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or value < minimum:
+    if isinstance(value, bool) or not isinstance(value, _NUMBERS) or not minimum <= float(value) < math.inf:
         limit = "" if minimum == -math.inf else f" >= {minimum:g}"
         raise ArgumentError(f"{argument}: expected a finite number{limit}, got {value!r}")
-    return value
+    return value if isinstance(value, (int, float)) else float(value)
 
 
 def check_choice(argument: str, value: object, choices: Sequence[str] | Mapping[str, object]) -> str:
@@ -68,6 +84,23 @@ def check_choice(argument: str, value: object, choices: Sequence[str] | Mapping[
 
 def check_sizes(argument: str, value: object) -> tuple[int, ...]:
     """Return a non-empty sequence of sizes as a tuple."""
+    if isinstance(value, np.ndarray):
+        value = value.tolist()
     if not isinstance(value, Sequence) or isinstance(value, (str, bytes)) or not value:
         raise ArgumentError(f"{argument}: expected a non-empty sequence of ints, got {value!r}")
     return tuple(check_size(f"{argument}[{position}]", item) for position, item in enumerate(value))
+
+
+def keywords_only(constructor: Callable[P, None]) -> Callable[P, None]:
+    """Let a constructor refuse arguments without a name by the name of its class, which Python does not know."""
+
+    @wraps(constructor)
+    def checked(*positional: P.args, **keywords: P.kwargs) -> None:
+        if len(positional) > 1:
+            owner = type(positional[0]).__name__
+            raise UnknownArgumentError(
+                f"{owner}: expected arguments by name, such as {owner}(input_shape=...), got {positional[1]!r}"
+            )
+        constructor(*positional, **keywords)
+
+    return checked

@@ -14,7 +14,7 @@ from typing import NamedTuple
 from .checks import check_bool, check_choice, check_fraction, check_size, check_sizes
 from .errors import ArgumentError, UnknownArgumentError, suggest
 
-__all__ = ["ACTIVATIONS", "BLOCK_TYPES", "BlockType", "ResNetConfig", "Stage"]
+__all__ = ["ACTIVATIONS", "BLOCK_TYPES", "MAX_BLOCKS", "BlockType", "ResNetConfig", "Stage"]
 
 # Accepted names of element-wise functions -> the engine's names.
 ACTIVATIONS: dict[str, str] = {
@@ -169,8 +169,8 @@ class ResNetConfig:
         check_choice("block_norm", self.block_norm, ("batch", "instance"))
         if self.shortcut_pool_size is not None and check_size("shortcut_pool_size", self.shortcut_pool_size) % 2 == 0:
             raise ArgumentError(f"shortcut_pool_size: expected an odd size or None, got {self.shortcut_pool_size}")
-        check_fraction("bn_epsilon", self.bn_epsilon)
-        check_fraction("bn_momentum", self.bn_momentum)
+        for name in ("bn_epsilon", "bn_momentum"):
+            object.__setattr__(self, name, check_fraction(name, getattr(self, name)))
         self._check_lengths()
         self._check_widths()
         for name in ("replace_stride_with_dilation", "shortcut_pool"):
@@ -256,15 +256,27 @@ class ResNetConfig:
             stages.append(Stage(filters, blocks, stride, before, dilation, project[index], pool[index]))
         return stages
 
-    def override(self, owner: str, options: Mapping[str, object]) -> ResNetConfig:
+    def override(self, owner: type, options: Mapping[str, object]) -> ResNetConfig:
         """Return this configuration with some fields changed.
 
+        Args:
+            owner: the class whose arguments these are.
+            options: field -> value.
+
         Raises:
-            UnknownArgumentError: `options` names something that is no field; `owner` is named in the message.
+            UnknownArgumentError: `options` names something that is no field; the message names `owner` and the nearest
+                of its arguments.
             ArgumentError: a value is not allowed.
         """
         known = [field.name for field in fields(self)]
         for name in options:
             if name not in known:
-                raise UnknownArgumentError(f"{owner}: unknown argument '{name}'{suggest(name, known)}")
+                # Milliseconds that are only wanted on the way to an error.
+                from inspect import signature
+
+                arguments = [
+                    key for key, value in signature(owner).parameters.items() if value.kind != value.VAR_KEYWORD
+                ]
+                hint = suggest(name, [*arguments, *known])
+                raise UnknownArgumentError(f"{owner.__name__}: unknown argument '{name}'{hint}")
         return replace(self, **options)  # type: ignore[arg-type]

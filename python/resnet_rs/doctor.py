@@ -35,7 +35,7 @@ def findings() -> dict[str, Any]:
     """Versions, processor, kernels, threads and what limits them."""
     affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
     quota = cgroup_quota()
-    extras = {name: _version(name) for name in ("pillow", "rich")}
+    extras = {name: _version(name) for name in ("pillow", "rich", "pyyaml", "h5py")}
     return {
         **versions(),
         "logical cpus": os.cpu_count(),

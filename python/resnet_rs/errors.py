@@ -15,6 +15,7 @@ __all__ = [
     "ArgumentError",
     "DTypeError",
     "FileFormatError",
+    "InternalError",
     "MemoryLimitError",
     "ResnetError",
     "ShapeError",
@@ -69,15 +70,24 @@ class MemoryLimitError(ResnetError, MemoryError):
     """Something would need more memory than there is; raised before it is allocated."""
 
 
+class InternalError(ResnetError, RuntimeError):
+    """A fault of the engine, not of its caller; the message says where, for a bug report."""
+
+
 def suggest(name: str, known: Iterable[str]) -> str:
     """Return `"; did you mean 'x'?"` for the nearest of `known`, or `""` when nothing is near.
 
-    >>> suggest("resnet5O", ["resnet18", "resnet50"])
+    >>> suggest("resnet5O", ["resnet56", "resnet50"])
     "; did you mean 'resnet50'?"
     """
     # difflib costs milliseconds and is only wanted on the way to an error.
     from difflib import get_close_matches
 
-    lowered = {candidate.lower(): candidate for candidate in known}
-    near = get_close_matches(name.lower(), lowered, n=1, cutoff=0.6)
-    return f"; did you mean '{lowered[near[0]]}'?" if near else ""
+    shapes = {_shape(candidate): candidate for candidate in known}
+    near = get_close_matches(_shape(name), shapes, n=1, cutoff=0.6)
+    return f"; did you mean '{shapes[near[0]]}'?" if near else ""
+
+
+def _shape(name: str) -> str:
+    """How a name looks: letters that are taken for digits are those digits."""
+    return name.lower().translate(str.maketrans("oli", "011"))

@@ -194,7 +194,7 @@ class Builder:
         return self._unique(prefix, stem)[len(prefix) + 1 if prefix else 0 :]
 
     def _padding(self, value: Padding, kernel: Triple, stride: Triple, dilation: Triple) -> tuple[Pair, Pair, Pair]:
-        if value == "same":
+        if isinstance(value, str) and value == "same":
             if stride != (1, 1, 1):
                 raise ArgumentError('padding: "same" needs stride 1 (else it depends on the size of the input)')
             return same_padding(kernel, dilation)

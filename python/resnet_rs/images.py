@@ -15,12 +15,17 @@ import numpy as np
 
 from .checks import check_choice, check_size
 from .errors import ArgumentError, FileFormatError, ShapeError
+from .runtime import require_memory
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from PIL.Image import Image
 
-__all__ = ["PREPROCESSING", "Normalisation", "decode", "load_image", "preprocess", "read_classes"]
+__all__ = ["PREPROCESSING", "Normalisation", "best", "decode", "load_image", "preprocess", "read_classes"]
+
+
+# What an image may be resized to, 8192 x 8192: no network takes more, and Pillow warns of more.
+MAX_PIXELS = 2**26
 
 
 class Normalisation(NamedTuple):
@@ -59,9 +64,14 @@ def load_image(
 
     Raises:
         FileFormatError: no image, or a broken one.
+        ShapeError: an image so narrow that it would be huge when its shorter side is resized.
+        ArgumentError: another argument is not allowed.
+        MemoryLimitError: the resized image does not fit into memory.
         ImportError: Pillow is not installed.
         OSError: the file cannot be read.
     """
+    if not isinstance(source, (str, os.PathLike)) and not hasattr(source, "read"):
+        raise ArgumentError(f"source: expected a path or a binary file, got {type(source).__name__}")
     try:
         from PIL import Image
     except ImportError as error:
@@ -118,6 +128,16 @@ def _prepare(
     wide, high = picture.size
     short = min(wide, high)
     wide, high = round(wide * side / short), round(high * side / short)
+    if side * side > MAX_PIXELS:
+        raise ArgumentError(f"size: expected at most {MAX_PIXELS} pixels, got {side} x {side} before the crop")
+    if wide * high > MAX_PIXELS:
+        raise ShapeError(
+            f"image: expected at most {MAX_PIXELS} pixels after resizing, got {high} x {wide} from "
+            f"{picture.height} x {picture.width}"
+        )
+    # Pillow has four bytes for a pixel; the crop is copied, and made float32.
+    needed = 4 * wide * high + (4 + 3 * 4) * width * height
+    require_memory(needed, f"an image of {height} x {width}, cut out of {high} x {wide},")
     resized = picture.resize((wide, high), _bilinear())
     left, top = round((wide - width) / 2), round((high - height) / 2)
     pixels = np.array(resized.crop((left, top, left + width, top + height)), np.float32)
@@ -133,13 +153,18 @@ def _bilinear() -> Any:
 
 
 def read_classes(path: str | os.PathLike[str]) -> list[str]:
-    """Read class names: JSON (a list, or an object from index to name or to [identifier, name]), or one per line.
+    """Read class names (UTF-8): JSON, a list or an object from index to name or to [identifier, name], or one per line.
 
     Raises:
-        FileFormatError: JSON of another form.
+        FileFormatError: JSON of another form, or no text.
         OSError: the file cannot be read.
     """
-    text = Path(path).read_text(encoding="utf-8")
+    if not isinstance(path, (str, os.PathLike)):
+        raise ArgumentError(f"path: expected str or os.PathLike, got {type(path).__name__}")
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise FileFormatError(f"{os.fspath(path)}: expected names as text (UTF-8), got other bytes") from None
     if not text.lstrip().startswith(("[", "{")):
         return text.splitlines()
     try:
@@ -148,6 +173,16 @@ def read_classes(path: str | os.PathLike[str]) -> list[str]:
         return [str(entry[-1] if isinstance(entry, list) else entry) for entry in entries]
     except (ValueError, KeyError, IndexError, RecursionError) as error:
         raise FileFormatError(f"{os.fspath(path)}: expected a list of names or an object index -> name") from error
+
+
+def best(scores: NDArray[Any], top: int = 5) -> list[tuple[int, float]]:
+    """Return the `top` highest scores of one sample with their indices, highest first; equal ones as they come.
+
+    >>> best(np.array([0.25, 0.5, 0.25]), top=2)
+    [(1, 0.5), (0, 0.25)]
+    """
+    order = np.argsort(-scores, kind="stable")[: check_size("top", top)]
+    return [(int(index), float(scores[index])) for index in order]
 
 
 def decode(scores: NDArray[Any], classes: Sequence[str], top: int = 5) -> list[list[tuple[str, float]]]:
@@ -163,6 +198,4 @@ def decode(scores: NDArray[Any], classes: Sequence[str], top: int = 5) -> list[l
     scores = np.asarray(scores)
     if scores.ndim != 2 or scores.shape[1] != len(classes):
         raise ShapeError(f"scores: expected (n, {len(classes)}), a score per class, got {scores.shape}")
-    check_size("top", top)
-    order = np.argsort(-scores, axis=1, kind="stable")[:, :top]
-    return [[(classes[index], float(row[index])) for index in best] for row, best in zip(scores, order, strict=True)]
+    return [[(classes[index], score) for index, score in best(row, top)] for row in scores]

@@ -13,6 +13,7 @@ from .arrays import DataFormat, as_float32, checked_input, checked_shape
 from .checks import check_int, check_size
 from .errors import ArgumentError, ShapeError, UnknownNameError, suggest
 from .parameters import Parameters
+from .profile import Profile
 from .runtime import require_memory
 from .symbolic import SymbolicTensor
 
@@ -131,6 +132,36 @@ class Model(Parameters):
 
         print(summary_text(self))
 
+    @classmethod
+    def class_describe(cls) -> None:
+        """Print what the class is, and the arguments of its constructor with their defaults.
+
+        >>> import resnet_rs as rr
+        >>> rr.models.ResNeXt50.class_describe()  # doctest: +ELLIPSIS
+        ResNeXt50: bottleneck_block [3, 4, 6, 3], 32x4d.
+          input_shape:                  None
+          include_rescaling:            False
+          ...
+        """
+        from .describe import class_text
+
+        print(class_text(cls))
+
+    def instance_describe(self) -> None:
+        """Print the arguments that this model was built with: what `get_config` returns.
+
+        >>> import resnet_rs as rr
+        >>> rr.models.ResNet20(num_classes=5).instance_describe()  # doctest: +ELLIPSIS
+        ResNet20 'ResNet202D'
+          input_shape:           [32, 32, 3]
+          ...
+          num_classes:           5
+          ...
+        """
+        from .describe import instance_text
+
+        print(instance_text(self))
+
     def node_shapes(self) -> list[tuple[int | None, ...]]:
         """Output shape of every node of `graph`, as `predict` would return it, with None for the batch size."""
         return [self._symbolic_node(node) for node in range(len(self.graph.nodes))]
@@ -173,7 +204,7 @@ class Model(Parameters):
         labels = [label for label in self._labels if label != "output"]
         return dict(zip(labels, self._compute(x, labels, batch_size, 0), strict=True))
 
-    def profile(self, x: ArrayLike, repeats: int = 5) -> list[dict[str, Any]]:
+    def profile(self, x: ArrayLike, repeats: int = 5) -> Profile:
         """Compute the output for one batch and tell where the time goes.
 
         Args:
@@ -181,8 +212,9 @@ class Model(Parameters):
             repeats: how often it is computed; the least time of each step counts.
 
         Returns:
-            One dict per step of the plan (layers that were fused are one): "name", "algorithm", "output_shape"
-            (n, d, h, w, c), "flops" (of the direct form of the operator) and "milliseconds".
+            A list that shows itself as a table, with one dict per step of the plan (layers that were fused are one):
+            "name", "algorithm", "output_shape" (n, d, h, w, c), "flops" (of the direct form of the operator),
+            "milliseconds", "gflop_per_second" and "share" of the whole time.
         """
         repeats = check_size("repeats", repeats)
         array = self._input(x)
@@ -191,8 +223,39 @@ class Model(Parameters):
         batch, node = self._batch_shape(array, len(array)), self.graph.outputs["output"]
         self._check_memory(batch, [node], 0)
         self._initialise()
-        steps = self._network.profile([as_float32(array).reshape(batch)], [node], repeats)
-        return [dict(step) for step in steps]
+        return Profile(self._network.profile([as_float32(array).reshape(batch)], [node], repeats))
+
+    def plan(self, x: ArrayLike | tuple[int, ...] | None = None, repeats: int = 5) -> Profile:
+        """Return which algorithm computes each layer, and how fast: the table of `resnet-rs bench MODEL --layers`.
+
+        Args:
+            x: a batch as in `predict`, or the shape of one as a tuple, which is filled with random numbers; default is
+                one sample of `input_shape`.
+            repeats: as in `profile`, whose result and errors this has.
+
+        Raises:
+            ArgumentError: no `x`, and `input_shape` has free sizes.
+
+        >>> import resnet_rs as rr
+        >>> plan = rr.models.ResNet20().plan((1, 32, 32, 3))  # shown as a table
+        >>> plan[0]["name"], plan[0]["output_shape"]
+        ('conv1', (1, 1, 32, 32, 16))
+        """
+        if x is None:
+            if None in self.input_shape[1:]:
+                raise ArgumentError(f"x: {self.name} takes any size: a shape is needed, such as {self._example()}")
+            x = self._example()
+        if isinstance(x, tuple) and all(isinstance(size, int) for size in x):
+            sizes = [check_int(f"x[{axis}]", size, 0, 2**31 - 1) for axis, size in enumerate(x)]
+            # An array that needs no memory stands for the batch until it is known to fit.
+            batch = self._input(np.broadcast_to(np.float32(0), sizes))
+            self._check_memory(self._batch_shape(batch, len(batch)), [], batch.size)
+            x = np.random.default_rng(0).standard_normal(sizes, dtype=np.float32)
+        return self.profile(x, repeats)
+
+    def _example(self) -> tuple[int, ...]:
+        """The shape of one sample, with a stand-in for free sizes."""
+        return (1, *(_PROBE if size is None else size for size in self.input_shape[1:]))
 
     def _input(self, x: ArrayLike) -> NDArray[Any]:
         """The user's batch, checked, as a view with the channels last."""
@@ -261,7 +324,7 @@ class Model(Parameters):
         _CONSTRUCTORS[cls.__name__] = cls
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _rebuild, (type(self), self._config, self.state_dict())
+        return _rebuild, (type(self), self._config, self.state_dict(), self.notes)
 
     # -- shapes and memory --------------------------------------------------------------------------------------------
 
@@ -316,9 +379,12 @@ class Model(Parameters):
         require_memory(needed, f"{self.name}: a batch of shape {(n, *sizes)}")
 
 
-def _rebuild(cls: type[Model], config: Mapping[str, Any], state: Mapping[str, NDArray[np.float32]]) -> Model:
+def _rebuild(
+    cls: type[Model], config: Mapping[str, Any], state: Mapping[str, NDArray[np.float32]], notes: tuple[str, ...]
+) -> Model:
     model = cls.from_config(config)
     model.load_state_dict(state)
+    model.notes = notes
     return model
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from . import _core
 from .arrays import as_float32, real_array
-from .errors import ShapeError
+from .errors import ArgumentError, ShapeError
 from .graph import Builder, Tensor
 from .runtime import require_memory
 from .window import Padding, Triple, lift_padding
@@ -37,6 +37,8 @@ def run(
     what = graph.nodes[output.node].op
     for name, stored, _, _ in network.parameters():
         label = name.partition(".")[2]
+        if name not in given:
+            raise ArgumentError(f"{what}: expected an array as {label}, got None")
         value = real_array(given[name], f"{what}: {label}")
         wanted = [*stored[:2], *stored[3:]] if rank == 2 and len(stored) == 5 else stored
         # The 1x1 kernels of squeeze-and-excitation may come as matrices.
@@ -69,14 +71,15 @@ def as_map(what: str, x: ArrayLike) -> tuple[NDArray[Any], int]:
 def as_rows(what: str, x: ArrayLike) -> NDArray[Any]:
     """Return an array of any shape as (rows, 1, 1, 1, c)."""
     array = real_array(x, f"{what}: x")
-    channels = array.shape[-1] if array.ndim and array.size else 1
-    return array.reshape(-1, 1, 1, 1, channels)
+    channels = (array.shape[-1] if array.ndim else 1) or 1
+    return array.reshape(array.size // channels, 1, 1, 1, channels)
 
 
 def as_weight(what: str, name: str, value: ArrayLike, ndim: int | None) -> NDArray[Any]:
     array = real_array(value, f"{what}: {name}")
     if (ndim is not None and array.ndim != ndim) or array.size == 0:
-        raise ShapeError(f"{what}: expected {name} with {ndim} axes, none of length 0, got {array.shape}")
+        axes = "with " if ndim is None else f"with {ndim} axes and "
+        raise ShapeError(f"{what}: expected {name} {axes}no axis of length 0, got {array.shape}")
     return array
 
 
@@ -84,9 +87,9 @@ def as_pads(
     padding: Padding, sizes: tuple[int, ...], kernel: Sequence[int], stride: Triple, dilation: Triple
 ) -> Padding:
     """Return one (before, after) pair per axis; "same" depends on the size of the input."""
-    if padding == "valid":
+    if isinstance(padding, str) and padding == "valid":
         return 0
-    if padding != "same":
+    if not isinstance(padding, str) or padding != "same":
         lift_padding("padding", padding, len(sizes))
         return padding
     pairs = []

@@ -72,11 +72,12 @@ class Parameters:
         """Read weights from a file, or take them from a mapping of names to arrays.
 
         Args:
-            src: `.safetensors`, or a PyTorch checkpoint (`.pth`, `.pt`, `.th`, `.ckpt`), which is read without running
-                anything in it; or a mapping.
+            src: `.safetensors`; a PyTorch checkpoint (`.pth`, `.pt`, `.th`, `.ckpt`), which is read without running
+                anything in it; Keras's `.weights.h5`, `.keras` or `.h5` (which need h5py); `.npz`; or a mapping.
             naming: whose names they are: "torchvision", "timm", "keras", "lucid", "netspresso", "native", or "auto" to
                 recognise them.
-            strict: refuse names that are missing or left over. Shapes that do not fit are always refused.
+            strict: refuse names that are missing or left over, and shapes that do not fit. If False, what fits is
+                loaded, what does not keeps its value, and the report lists it; it is an error if nothing fits.
             adapt: let a stem with other input channels fit, and 2D kernels in a 3D network: channels are divided among
                 copies or added up, kernels repeated along the depth and divided by it.
 
@@ -85,7 +86,9 @@ class Parameters:
 
         Raises:
             WeightsError: names or shapes do not fit; `.report` holds the table. The model keeps the weights it had.
+            DTypeError, ShapeError: something in the mapping is no array of real numbers.
             FileFormatError: the file is corrupt, truncated, hostile or unknown.
+            ImportError: a Keras file, and h5py is not installed.
             OSError: the file cannot be read.
             MemoryLimitError: the model is too large for the memory there is.
         """
@@ -93,14 +96,18 @@ class Parameters:
 
         self._require_room()
         tensors = src if isinstance(src, Mapping) else weights.read(src)
-        arrays = {key: np.asarray(value) for key, value in tensors.items()}
-        matched, report = weights.match(arrays, self.parameter_shapes(), naming=naming, strict=strict, adapt=adapt)
+        matched, report = weights.match(tensors, self.parameter_shapes(), naming=naming, strict=strict, adapt=adapt)
         for name, value in matched.items():
             self._set(name, value)
         return report
 
     def save_weights(self, path: str | os.PathLike[str]) -> None:
-        """Write the weights as a safetensors file, whole or not at all; `load_weights` reads it back bit for bit."""
+        """Write the weights as a safetensors file, whole or not at all; `load_weights` reads it back bit for bit.
+
+        Raises:
+            ArgumentError: `path` is a directory, a device or a pipe.
+            OSError: the file cannot be written; an older file at `path` is then left as it was.
+        """
         from . import weights
 
         weights.write_safetensors(path, self.state_dict(), {"format": "resnet_rs"})

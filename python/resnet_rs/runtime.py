@@ -8,7 +8,8 @@ import sys
 from types import TracebackType
 
 from . import _core
-from .errors import ArgumentError, MemoryLimitError
+from .checks import check_int
+from .errors import MemoryLimitError
 
 __all__ = [
     "available_memory",
@@ -38,9 +39,7 @@ def set_num_threads(n: int) -> None:
     2
     >>> set_num_threads(before)
     """
-    if isinstance(n, bool) or not isinstance(n, int) or not 1 <= n < 2**31:
-        raise ArgumentError(f"n: expected a number of threads, 1 or more, got {n!r}")
-    _core.set_num_threads(n)
+    _core.set_num_threads(check_int("n, the number of threads", n, 1, 2**31 - 1))
 
 
 def get_num_threads() -> int:
@@ -62,7 +61,7 @@ class num_threads:
     """
 
     def __init__(self, n: int) -> None:
-        self.n = n
+        self.n = check_int("n, the number of threads", n, 1, 2**31 - 1)
         self._before: list[int] = []
 
     def __enter__(self) -> num_threads:

@@ -10,24 +10,35 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from operator import index
-from typing import TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
 
 from .errors import ArgumentError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 __all__ = ["Padding", "Pair", "Size", "Triple", "lift", "lift_padding", "same_padding"]
 
 Triple: TypeAlias = tuple[int, int, int]
 Pair: TypeAlias = tuple[int, int]
-Size: TypeAlias = "int | Sequence[int]"
-Padding: TypeAlias = "int | str | Sequence[int] | Sequence[Sequence[int]]"
+Size: TypeAlias = "int | Sequence[int] | NDArray[np.integer[Any]]"
+Padding: TypeAlias = "int | str | Sequence[int] | Sequence[Sequence[int]] | NDArray[np.integer[Any]]"
 
 
 def _integers(argument: str, value: object, count: int, minimum: int) -> tuple[int, ...]:
+    value = _plain(value)
     if isinstance(value, Sequence) and not isinstance(value, str) and len(value) == count:
         numbers = [_index(item) for item in value]
         if all(number is not None and number >= minimum for number in numbers):
             return tuple(number for number in numbers if number is not None)
     raise ArgumentError(f"{argument}: expected an int >= {minimum} or {count} of them, got {value!r}")
+
+
+def _plain(value: object) -> object:
+    """Return an array as the lists that it stands for."""
+    return value.tolist() if isinstance(value, np.ndarray) else value
 
 
 def _index(value: object) -> int | None:
@@ -49,8 +60,8 @@ def lift(argument: str, value: object, rank: int, *, depth: int = 1, minimum: in
     >>> lift("stride", 2, rank=2), lift("kernel", (1, 3, 5), rank=3)
     ((1, 2, 2), (1, 3, 5))
     """
-    single = _index(value)
-    entries = _integers(argument, [value] * rank if single is not None else value, rank, minimum)
+    value = _plain(value)
+    entries = _integers(argument, [value] * rank if _index(value) is not None else value, rank, minimum)
     d, h, w = (depth, *entries) if rank == 2 else entries
     return d, h, w
 
@@ -64,6 +75,7 @@ def lift_padding(argument: str, value: object, rank: int) -> tuple[Pair, Pair, P
     >>> lift_padding("padding", ((0, 1), (0, 1)), rank=2)
     ((0, 0), (0, 1), (0, 1))
     """
+    value = _plain(value)
     if _index(value) is not None:
         value = [value] * rank
     if not isinstance(value, Sequence) or isinstance(value, str) or len(value) != rank:

@@ -145,6 +145,8 @@ def concat(arrays: Sequence[ArrayLike]) -> NDArray[np.float32]:
     >>> concat([np.zeros((1, 2, 2, 3)), np.ones((1, 2, 2, 1))]).shape
     (1, 2, 2, 4)
     """
+    if not isinstance(arrays, (Sequence, np.ndarray)) or isinstance(arrays, str):
+        raise ArgumentError(f"arrays: expected a sequence of arrays, got {type(arrays).__name__}")
     given = [real_array(array, "concat") for array in arrays]
     shapes = [array.shape for array in given]
     if not given or any(array.ndim < 1 or array.shape[:-1] != given[0].shape[:-1] for array in given):

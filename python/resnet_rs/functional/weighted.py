@@ -112,12 +112,15 @@ def conv_transpose(
         raise ArgumentError(f"groups: expected a divisor of the {array.shape[-1]} channels, got {groups}")
     kernel = kernel_array.shape[2:]
     behind = lift("output_padding", output_padding, rank, depth=0, minimum=0)[3 - rank :]
-    if padding == "same":
-        totals = [size - step for size, step in zip(kernel, lift("stride", stride, rank)[3 - rank :], strict=True)]
+    steps = lift("stride", stride, rank)[3 - rank :]
+    if any(extra >= step for extra, step in zip(behind, steps, strict=True)):
+        raise ArgumentError(f"output_padding: expected less than the stride {steps}, got {behind}")
+    if isinstance(padding, str) and padding == "same":
+        totals = [size - step for size, step in zip(kernel, steps, strict=True)]
         pads: Padding = [(max(0, total) // 2, max(0, total) - max(0, total) // 2) for total in totals]
         behind = tuple(extra + max(0, -total) for extra, total in zip(behind, totals, strict=True))
     else:
-        pads = 0 if padding == "valid" else padding
+        pads = 0 if isinstance(padding, str) and padding == "valid" else padding
 
     def build(b: Builder, inputs: list[Tensor]) -> Tensor:
         return b.conv_transpose(

@@ -20,6 +20,7 @@ from resnet_rs.checks import check_bool, check_choice, check_size, check_sizes
 from resnet_rs.config import ResNetConfig
 from resnet_rs.errors import ArgumentError, UnknownArgumentError, suggest
 
+from .registry import register_lucid
 from .resnet import ResNetModel
 
 __all__ = [
@@ -131,6 +132,8 @@ class ResNet(ResNetModel):
             check_choice("stem_type", stem_type, ("deep",))
         deep, width = stem_type is not None, check_size("stem_width", stem_width)
         pooled = check_bool("avg_down", avg_down)
+        if block_args is not None and not isinstance(block_args, Mapping):
+            raise ArgumentError(f"block_args: expected a dict, got {block_args!r}")
         arguments = {
             key: dict(value) if isinstance(value, Mapping) else value for key, value in (block_args or {}).items()
         }
@@ -234,7 +237,8 @@ def _factory(name: str, block: Block, layers: tuple[int, ...], trainable: int, *
             block_args = {**(block_args or {}), "reduction": arguments.pop("reduction")}
         for argument in arguments:
             if argument not in _ARGUMENTS:
-                raise UnknownArgumentError(f"{name}: unknown argument '{argument}'{suggest(argument, _ARGUMENTS)}")
+                known = ("num_classes", "block_args", *_ARGUMENTS, *(("reduction",) if row.get("se") else ()))
+                raise UnknownArgumentError(f"{name}: unknown argument '{argument}'{suggest(argument, known)}")
         return ResNet(block, layers, num_classes, block_args={**row, **(block_args or {})}, **arguments)
 
     details = "".join(f", {key} {value}" for key, value in row.items() if key != "se")
@@ -246,6 +250,7 @@ def _factory(name: str, block: Block, layers: tuple[int, ...], trainable: int, *
         f"    Args:\n        num_classes: outputs.\n        **arguments: those of `ResNet`"
         f"{', and `reduction` (16)' if se else ''}.\n"
     )
+    register_lucid(factory)
     return factory
 
 

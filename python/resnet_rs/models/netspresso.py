@@ -23,8 +23,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from resnet_rs.checks import check_bool, check_choice, check_size
-from resnet_rs.config import ACTIVATIONS
+from resnet_rs.arrays import checked_shape
+from resnet_rs.checks import check_bool, check_choice, check_int, check_size
+from resnet_rs.config import ACTIVATIONS, MAX_BLOCKS
 from resnet_rs.errors import ArgumentError, FileFormatError, UnknownArgumentError, suggest
 from resnet_rs.layers import Dense, Layer
 from resnet_rs.model import Model
@@ -105,11 +106,16 @@ def from_config(
     """
     config = _mapping("config", source if isinstance(source, Mapping) else _read_yaml(source))
     if isinstance(config.get("model"), str):
+        given = (num_classes, in_channels, input_shape, data_format, name, seed)
+        if given != (None, 3, None, "channels_first", None, 0):
+            raise ArgumentError("config: what get_config returned says everything itself: change it there")
         return Model.from_config(config)
     backbone, head = _parts(config)
     if input_shape is None:
         free = (None, None)
         input_shape = (*free, in_channels) if data_format == "channels_last" else (in_channels, *free)
+    elif in_channels not in (3, checked_shape("input_shape", input_shape, data_format)[2]):
+        raise ArgumentError(f"in_channels: {in_channels} contradicts input_shape={tuple(input_shape)}")
     arguments = {**_fields(backbone), "input_shape": input_shape, "data_format": data_format, "seed": seed}
     dense = _dense(head, num_classes)
     if len(dense) > 1:
@@ -199,7 +205,7 @@ def _dense(head: Mapping[str, Any] | None, num_classes: int | None) -> list[Laye
     head = _known("head", head, _HEAD)
     check_choice("head.name", head.get("name", "fc"), ("fc",))
     params = _known("head.params", _mapping("head.params", head.get("params") or {}), _HEAD_PARAMS)
-    count = check_size("head.params.num_layers", params.get("num_layers", 1))
+    count = check_int("head.params.num_layers", params.get("num_layers", 1), 1, MAX_BLOCKS)
     if num_classes is None:
         return []
     layers: list[Layer] = []
@@ -234,6 +240,8 @@ def _choice(argument: str, value: object, choices: Mapping[str, object]) -> str:
 
 
 def _read_yaml(path: str | os.PathLike[str]) -> object:
+    if not isinstance(path, (str, os.PathLike)):
+        raise ArgumentError(f"source: expected a YAML file or a dict, got {path!r}")
     try:
         import yaml
     except ImportError as error:

@@ -42,14 +42,17 @@ def from_weights(
         input_shape: without the batch axis; default any size. Other channels than the weights' adapt the stem; four
             entries make a 3D network of 2D weights, whose kernels are inflated.
         data_format: of the arrays that go in and come out; default is that of the library whose names these are:
-            "channels_last" for Keras and files of this package, else "channels_first".
+            "channels_last" for Keras and files of this package, else "channels_first"; an `input_shape` that clearly
+            is of the other kind is then refused.
         **overrides: what shapes cannot tell, as fields of `ResNetConfig` (`stride_in="1x1"`, `stem_stride=1`,
             `replace_stride_with_dilation=[False, True, True]`, `se_position`, `num_strides`, `shortcut` ...), and
             arguments of the model (`classifier_activation="softmax"`, `num_classes`, `include_top`, `name` ...). Other
             `num_classes` than the weights' begin with a new classifier.
 
     Returns:
-        The model: a `ResNetClassifier`, `UNet`, `AttentionUNet` or `UNetPlusPlus`. `summary()` shows what was inferred.
+        The model: a `ResNetClassifier`, `UNet`, `AttentionUNet` or `UNetPlusPlus`, or whatever `rr.save` wrote.
+        `summary()` shows what was inferred. A `TransUNet` cannot be inferred from weights alone (number of heads, masks
+        and size of the input leave no trace in shapes): build it, then use its `load_weights`.
 
     Raises:
         WeightsError: the weights are of no network that can be built, or do not fit the overrides.
@@ -66,12 +69,13 @@ def from_weights(
     # Not with the module: reading weights costs milliseconds that building networks need not pay.
     from resnet_rs import weights
     from resnet_rs.weights.recognise import recognise
+    from resnet_rs.weights.source import checked_path
 
     naming = ""
     if isinstance(src, Mapping):
         tensors: Mapping[str, ArrayLike] = src
     else:
-        metadata = weights.read_metadata(src) if Path(src).suffix == ".safetensors" else {}
+        metadata = weights.read_metadata(src) if Path(checked_path(src)).suffix == ".safetensors" else {}
         naming = "native" if metadata.get("format") == "resnet_rs" else ""
         if "config" in metadata:
             given = {"input_shape": input_shape, "data_format": data_format}
@@ -82,6 +86,7 @@ def from_weights(
     structure = infer({name: array.shape for name, array in found.tensors.items()}, naming, found.pooled)
     if data_format is None:
         data_format = "channels_last" if naming in ("keras", "native") else "channels_first"
+        _refuse_other_format(input_shape, structure.channels, data_format)
     arguments = {
         **_changed(structure.config),
         "input_shape": _input_shape(input_shape, structure, data_format),
@@ -137,6 +142,24 @@ def _input_shape(given: Sequence[int | None] | None, structure: Structure, data_
     if rank < structure.rank:
         raise ArgumentError(f"input_shape: expected four entries for weights of a 3D network, got {shape}")
     return shape
+
+
+def _refuse_other_format(given: Sequence[int | None] | None, channels: int, data_format: str) -> None:
+    """Refuse a shape whose other end has the channels of the weights: hardly a wish for an image of 224 channels.
+
+    Raises:
+        ArgumentError: so it is; the message says how to say what is meant.
+    """
+    if given is None:
+        return
+    shape, _, found = checked_shape("input_shape", given, data_format)
+    first = data_format == "channels_first"
+    if found != channels and shape[-1 if first else 0] == channels:
+        other = "channels_last" if first else "channels_first"
+        raise ArgumentError(
+            f"input_shape: these weights take {data_format} unless told otherwise, got {shape}; "
+            f"data_format={other!r} takes that shape"
+        )
 
 
 def _load(model: Model, tensors: Mapping[str, NDArray[Any]]) -> None:

@@ -1,11 +1,14 @@
 """The catalogue: every model under its name, `create_model`, `list_models`.
 
-Lookup ignores case, underscores and hyphens: "resnet50v2", "resnet50_v2" and "ResNet50V2" are one model.
+Lookup ignores case, underscores and hyphens: "resnet50v2", "resnet50_v2" and "ResNet50V2" are one model. So lucid's
+"resnet_50", whose arrays and output are others, cannot be told from "resnet50": all of lucid's are listed, and always
+found, as "lucid_resnet_50"; its own names find those that no other model has, such as "wide_resnet_50".
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Callable, Iterator, Sequence
 from fnmatch import fnmatchcase
 from typing import Any, NamedTuple, overload
 
@@ -21,21 +24,29 @@ class Entry(NamedTuple):
 
     name: str
     family: str
-    constructor: type[Model]
+    constructor: Callable[..., Model]
 
 
 _ENTRIES: dict[str, Entry] = {}  # by name, in order of registration
 _SPELLINGS: dict[str, str] = {}  # every spelling without case and separators -> name
 
-# Segmentation models, which use any other family as their encoder, by name.
-SEGMENTATION = "segmentation"
+# Segmentation models, which use any other family as their encoder, by name; lucid's factories.
+SEGMENTATION, LUCID = "segmentation", "lucid"
 
 
-def register(name: str, family: str, constructor: type[Model], aliases: Sequence[str] = ()) -> None:
-    """Add a model; its class name is an alias by itself."""
+def register(name: str, family: str, constructor: Callable[..., Model], aliases: Sequence[str] = ()) -> None:
+    """Add a model; the name of its constructor is an alias by itself.
+
+    Raises:
+        ArgumentError: another model has the name or an alias, or one that differs by case and separators only.
+    """
+    spellings = (name, constructor.__name__, *aliases)
+    for spelling in spellings:
+        taken = _SPELLINGS.get(_plain(spelling), name)
+        if taken != name:
+            raise ArgumentError(f"name: {spelling!r} is taken by {taken!r}")
+    _SPELLINGS.update(dict.fromkeys(map(_plain, spellings), name))
     _ENTRIES[name] = Entry(name, family, constructor)
-    for spelling in (name, constructor.__name__, *aliases):
-        _SPELLINGS[_plain(spelling)] = name
 
 
 def register_segmentor(name: str, constructor: type[Model], aliases: Sequence[str] = ()) -> None:
@@ -43,11 +54,19 @@ def register_segmentor(name: str, constructor: type[Model], aliases: Sequence[st
     register(name, SEGMENTATION, constructor, aliases)
 
 
+def register_lucid(factory: Callable[..., Model]) -> None:
+    """Add a factory of lucid's as `lucid_{its name}`, and by its own name where that is free."""
+    name = f"lucid_{factory.__name__}"
+    _ENTRIES[name] = Entry(name, LUCID, factory)
+    _SPELLINGS[_plain(name)] = name
+    _SPELLINGS.setdefault(_plain(factory.__name__), name)
+
+
 def _plain(name: str) -> str:
     return name.lower().replace("_", "").replace("-", "")
 
 
-def find(name: str) -> type[Model]:
+def find(name: str) -> Callable[..., Model]:
     """Return the constructor of that name.
 
     Raises:
@@ -80,35 +99,50 @@ def create_model(name: str, **arguments: Any) -> Model:
 
 
 def list_models(family: str | None = None, pattern: str | None = None) -> Catalogue:
-    """Return the models of one family, or of all; a sequence of names that shows itself as a table.
+    """Return the models of one family, or of all.
+
+    Nothing is printed: the result is a sequence of names that shows itself as the catalogue's table, in a notebook, at
+    the prompt, and by `print(list_models())` in a script.
 
     Args:
-        family: "resnet", "resnext", "senet", "cifar"; or "segmentation", the models whose encoders those are.
-        pattern: keep names that match it, with wildcards ("*50*"); case does not matter.
+        family: "resnet", "resnext", "senet", "cifar", "lucid"; or "segmentation", the models whose encoders are of any
+            family but lucid's.
+        pattern: keep models with a name that matches it, with wildcards ("*50*"); as in `create_model`, case,
+            underscores and hyphens do not matter.
 
     Raises:
         UnknownNameError: no such family.
+        ArgumentError: `pattern` is no string.
 
     >>> "seresnext50" in list_models(family="senet")
     True
-    >>> sorted(list_models(pattern="resnet5?"))
-    ['resnet50', 'resnet56']
+    >>> list(list_models(pattern="resnet5?")), list(list_models(pattern="ResNet50_v2"))
+    (['resnet56', 'resnet50'], ['resnet50v2'])
     """
-    families = sorted({entry.family for entry in _ENTRIES.values()})
+    families = sorted({entry.family for entry in _ENTRIES.values()}, key=lambda each: (each == SEGMENTATION, each))
     if family is not None and str(family).lower() not in families:
         raise UnknownNameError(
             f"unknown family '{family}'{suggest(str(family), families) or ', expected ' + ', '.join(families)}"
         )
-    rows = []
+    if pattern is not None and not isinstance(pattern, str):
+        raise ArgumentError(f"pattern: expected a string such as 'resnet*', got {pattern!r}")
+    wanted = set(_ENTRIES) if pattern is None else _matching(pattern)
     segmentors = tuple(sorted(entry.name for entry in _ENTRIES.values() if entry.family == SEGMENTATION))
-    # Segmentation models are not variants of a family but what it is for: the first column lists them.
-    backbones = [each for each in families if each != SEGMENTATION]
-    for each in backbones if family is None else [str(family).lower()]:
-        names = sorted(entry.name for entry in _ENTRIES.values() if entry.family == each)
-        names = [name for name in names if pattern is None or fnmatchcase(name, pattern.lower())]
+    rows = []
+    for each in families if family is None else [str(family).lower()]:
+        names = tuple(
+            sorted(entry.name for entry in _ENTRIES.values() if entry.family == each and entry.name in wanted)
+        )
         if names:
-            rows.append((each, () if each == SEGMENTATION else segmentors, tuple(names)))
+            # The first column lists what takes the family as its encoder.
+            rows.append((each, () if each in (SEGMENTATION, LUCID) else segmentors, names))
     return Catalogue(rows)
+
+
+def _matching(pattern: str) -> set[str]:
+    """Return the models of which a spelling matches; hyphens inside brackets are ranges."""
+    plain = re.sub(r"[_-](?![^\[]*\])", "", pattern.lower())
+    return {name for spelling, name in _SPELLINGS.items() if fnmatchcase(spelling, plain)}
 
 
 class Catalogue(Sequence[str]):

@@ -13,7 +13,7 @@ from typing import Any, ClassVar, cast
 
 from resnet_rs.arrays import checked_shape
 from resnet_rs.blocks import final_norm, pyramid
-from resnet_rs.checks import check_bool, check_choice, check_size
+from resnet_rs.checks import check_bool, check_choice, check_size, keywords_only
 from resnet_rs.config import ACTIVATIONS, ResNetConfig
 from resnet_rs.errors import ArgumentError
 from resnet_rs.graph import Builder, Tensor
@@ -55,6 +55,7 @@ class ResNetModel(Model):
     default_shape: ClassVar[tuple[int, int, int]] = (224, 224, 3)
     default_classes: ClassVar[int] = 1000
 
+    @keywords_only
     def __init__(
         self,
         *,
@@ -79,9 +80,11 @@ class ResNetModel(Model):
         check_choice("classifier_activation", activation, (*ACTIVATIONS, "softmax"))
         if pooling is not None:
             check_choice("pooling", pooling, _POOLINGS)
-        if check_bool("include_top", include_top) and pooling == "max":
-            raise ArgumentError('pooling: "max" needs include_top=False; the classifier pools by the mean')
-        config = self.architecture.override(kind, {"include_rescaling": include_rescaling, **architecture})
+        if check_bool("include_top", include_top) and pooling is not None:
+            raise ArgumentError(f"pooling: {pooling!r} needs include_top=False; the classifier pools by the mean")
+        if levels is not None and (isinstance(levels, str) or not isinstance(levels, Sequence)):
+            raise ArgumentError(f"levels: expected a sequence such as ('P3', 'P5'), got {levels!r}")
+        config = self.architecture.override(type(self), {"include_rescaling": include_rescaling, **architecture})
 
         shape, rank, channels = checked_shape("input_shape", input_shape, data_format)
         b = Builder(rank, channels)
@@ -165,6 +168,7 @@ class ResNetBackbone(Model):
     (92359680, (None, 3, 3, 3, 2048))
     """
 
+    @keywords_only
     def __init__(
         self,
         *,
@@ -203,7 +207,7 @@ class ResNetBackbone(Model):
             "include_rescaling": include_rescaling,
             **architecture,
         }
-        config = ResNet18.architecture.override("ResNetBackbone", fields)
+        config = ResNet18.architecture.override(type(self), fields)
         if config.num_filters[0] != 64:
             raise ArgumentError(f"num_filters: expected 64 in the first stage, got {list(config.num_filters)}")
         shape, rank, channels = checked_shape("input_shape", input_shape, data_format)

@@ -6,7 +6,7 @@ import json
 import os
 from typing import Any
 
-from resnet_rs.errors import FileFormatError, MemoryLimitError, ResnetError
+from resnet_rs.errors import ArgumentError, FileFormatError, MemoryLimitError, ResnetError
 from resnet_rs.model import Model
 
 __all__ = ["load", "save"]
@@ -16,6 +16,7 @@ def save(model: Model, path: str | os.PathLike[str]) -> None:
     """Write a model, configuration and weights, as one safetensors file.
 
     Raises:
+        ArgumentError: `model` is none, or `path` is a directory, a device or a pipe.
         OSError: the file cannot be written; an older file at `path` is then left as it was.
 
     >>> import os, tempfile, resnet_rs as rr
@@ -26,7 +27,11 @@ def save(model: Model, path: str | os.PathLike[str]) -> None:
     """
     from resnet_rs import __version__, weights
 
+    if not isinstance(model, Model):
+        raise ArgumentError(f"model: expected a model of resnet_rs, got {type(model).__name__}")
     metadata = {"format": "resnet_rs", "version": __version__, "config": json.dumps(model.get_config())}
+    if model.notes:
+        metadata["notes"] = json.dumps(model.notes)
     weights.write_safetensors(path, model.state_dict(), metadata)
 
 
@@ -46,13 +51,14 @@ def load(path: str | os.PathLike[str], **changes: Any) -> Model:
     """
     from resnet_rs import weights
 
-    text = weights.read_metadata(path).get("config")
+    metadata = weights.read_metadata(path)
+    text = metadata.get("config")
     if text is None:
         raise FileFormatError(
             f"{os.fspath(path)}: expected a model written by rr.save, got weights alone: use rr.from_weights"
         )
     try:
-        config = json.loads(text)
+        config, notes = json.loads(text), json.loads(metadata.get("notes", "[]"))
         model = Model.from_config(config)
     except MemoryLimitError:
         raise
@@ -61,4 +67,5 @@ def load(path: str | os.PathLike[str], **changes: Any) -> Model:
     if changes:
         model = Model.from_config({**config, **changes})
     model.load_weights(path, naming="native")
+    model.notes = tuple(map(str, notes)) if isinstance(notes, list) else ()
     return model

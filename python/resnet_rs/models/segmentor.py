@@ -72,16 +72,20 @@ def resolve_encoder(
         data_format = data_format or "channels_last"
         shape, rank, channels = checked_shape("input_shape", input_shape, data_format)
         constructor = find(encoder_name)
-        if not issubclass(constructor, ResNetModel):
-            raise ArgumentError(f"encoder_name: expected the name of a residual network, got {encoder_name!r}")
+        if not isinstance(constructor, type) or not issubclass(constructor, ResNetModel):
+            raise ArgumentError(
+                f"encoder_name: expected a residual network of list_models() that is not lucid's, got {encoder_name!r}"
+            )
         # The encoder alone takes any size: which ones fit is the segmentation network's business.
         free: list[int | None] = [None] * rank
         free = [channels, *free] if data_format == "channels_first" else [*free, channels]
         model: Model = constructor(input_shape=free, include_top=False, data_format=data_format)
         return Encoder(model, shape, {"encoder_name": encoder_name, "encoder": None})
-    model = Model.from_config(encoder) if isinstance(encoder, Mapping) else encoder  # type: ignore[assignment]
-    if not isinstance(model, Model):
-        raise ArgumentError(f"encoder: expected a model of resnet_rs, got {type(model).__name__}")
+    given: object = encoder
+    if not isinstance(given, (Model, Mapping)):
+        hint = f"; encoder_name={given!r} takes a name" if isinstance(given, str) else ""
+        raise ArgumentError(f"encoder: expected a model of resnet_rs, got {type(given).__name__}{hint}")
+    model = given if isinstance(given, Model) else Model.from_config(given)
     own = model.input_shape[1:]
     shape = own if input_shape is None else checked_shape("input_shape", input_shape, model.data_format)[0]
     fits = len(own) == len(shape) and all(a is None or a == b for a, b in zip(own, shape, strict=True))

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from resnet_rs.checks import check_choice, check_size
+from resnet_rs.checks import check_choice, check_size, keywords_only
 from resnet_rs.config import ACTIVATIONS
 from resnet_rs.errors import ArgumentError
 from resnet_rs.graph import Builder, Tensor
@@ -70,6 +70,7 @@ class TransUNet(Segmentor):
     (46211814, (None, 64, 64, 3))
     """
 
+    @keywords_only
     def __init__(
         self,
         *,

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from resnet_rs.checks import check_fraction, check_size
+from resnet_rs.checks import check_fraction, check_int, check_size
+from resnet_rs.config import MAX_BLOCKS
 from resnet_rs.errors import ArgumentError
 from resnet_rs.graph import Builder, Tensor
 
@@ -39,7 +40,8 @@ class TransformerConfig:
     dropout_rate: float = 0.1
 
     def __post_init__(self) -> None:
-        for name in ("num_vit_layers", "num_heads", "num_queries", "embed_dim", "mlp_dim"):
+        check_int("num_vit_layers", self.num_vit_layers, 1, MAX_BLOCKS)
+        for name in ("num_heads", "num_queries", "embed_dim", "mlp_dim"):
             check_size(name, getattr(self, name))
         check_fraction("dropout_rate", self.dropout_rate)
         if self.embed_dim % self.num_heads:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
-from resnet_rs.checks import check_size
+from resnet_rs.checks import check_size, keywords_only
 from resnet_rs.graph import Builder, Tensor
 from resnet_rs.model import Model
 
@@ -53,6 +53,7 @@ class UNetFamily(Segmentor):
         MemoryLimitError: when weights are first needed and do not fit into memory.
     """
 
+    @keywords_only
     def __init__(
         self,
         *,

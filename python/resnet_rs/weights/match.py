@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from resnet_rs.arrays import plain_array
+from resnet_rs.checks import check_bool
 from resnet_rs.errors import ArgumentError, DTypeError, WeightsError, suggest
 from resnet_rs.weights import keras_decoder, keras_order, lucid_names, netspresso_names
 from resnet_rs.weights.adapt import adapted
@@ -81,7 +83,8 @@ def match(
 
     Raises:
         WeightsError: with `.report`, when `strict` and not everything fits, and whenever nothing fits.
-        DTypeError: a tensor that fits is not of real numbers.
+        DTypeError: a tensor that fits is not of real numbers, or has a mask.
+        ShapeError: a tensor is nested sequences of different lengths.
         ArgumentError: an unknown `naming`, or names that are not strings.
 
     >>> file = {"module.conv1.weight": np.ones((8, 3, 3, 3)), "module.linear.bias": np.zeros(5)}
@@ -96,12 +99,14 @@ def match(
         raise ArgumentError(
             f"naming: expected one of {', '.join(NAMINGS)}, got {naming!r}{suggest(str(naming), NAMINGS)}"
         )
+    check_bool("strict", strict)
+    check_bool("adapt", adapt)
     arrays: dict[str, NDArray[Any]] = {}
     for name, value in tensors.items():
         if not isinstance(name, str):
             raise ArgumentError(f"tensors: expected names, got {type(name).__name__}")
         if not name.endswith(IGNORED):
-            arrays[name] = np.asarray(value)
+            arrays[name] = plain_array(value, name)
     # Canonical name -> our own.
     ours = {
         spelling: name for name, spelling in canonical({name: len(shape) for name, shape in expected.items()}).items()

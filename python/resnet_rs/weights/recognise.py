@@ -12,8 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
+from resnet_rs.arrays import plain_array
 from resnet_rs.errors import ArgumentError, WeightsError
 from resnet_rs.weights import keras_decoder, keras_names
 from resnet_rs.weights.match import RENAMED
@@ -54,6 +53,7 @@ def recognise(tensors: Mapping[str, ArrayLike]) -> Recognised:
         WeightsError: there is no first block of a residual network in any naming scheme.
         ArgumentError: a name is no string.
 
+    >>> import numpy as np
     >>> found = recognise({"module.layer1.0.conv1.weight": np.ones((4, 4, 3, 3)), "module.linear.bias": np.ones(2)})
     >>> sorted(found.tensors), found.prefix
     (['fc.bias', 'layer1.0.conv1.weight'], 'module.')
@@ -63,7 +63,7 @@ def recognise(tensors: Mapping[str, ArrayLike]) -> Recognised:
         if not isinstance(name, str):
             raise ArgumentError(f"tensors: expected names, got {type(name).__name__}")
         if not name.endswith(IGNORED):
-            arrays[name] = np.asarray(value)
+            arrays[name] = plain_array(value, name)
     naming, named = _torch_names(arrays)
     prefix = _prefix(named)
     if prefix is None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import stat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ import numpy as np
 from resnet_rs._core import read_safetensors_header
 from resnet_rs.errors import ArgumentError, DTypeError
 from resnet_rs.weights.elements import ELEMENTS, decode, possible
-from resnet_rs.weights.source import Source, quoted
+from resnet_rs.weights.source import Source, checked_path, quoted
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -96,13 +97,14 @@ def write_safetensors(
 ) -> None:
     """Write arrays and strings as one safetensors file, whole or not at all.
 
-    The bytes go to a temporary file beside `path` that replaces it when they are on the disk, so a crash
-    leaves the old file. `tensors` may be of any shape and of float64/32/16, (u)int8/16/32/64 or bool.
+    The bytes go to a temporary file beside `path` that replaces it when they are on the disk, so a crash or a full disk
+    leaves the old file. The new file has the permissions of the old one, and a symbolic link keeps pointing to it.
+    `tensors` may be of any shape and of float64/32/16, (u)int8/16/32/64 or bool.
     `dtype="float16"` halves the file: floating tensors of two or more dimensions (kernels) are stored as
     float16, vectors (norms, biases) as they are, for their range may be wider.
 
-    Raises `DTypeError` for other element types, `ArgumentError` for a value that float16 cannot hold or a name or
-    metadata that is not a string, OSError as `open` does.
+    Raises `DTypeError` for other element types, `ArgumentError` for a value that float16 cannot hold, a name or
+    metadata that is not a string, or a `path` that is a directory, a device or a pipe, OSError as `open` does.
 
     >>> import tempfile, pathlib
     >>> from resnet_rs import weights
@@ -153,18 +155,26 @@ def stored_array(name: object, value: NDArray[Any], *, half: bool) -> NDArray[An
 
 def replace_file(path: str | os.PathLike[str], parts: list[bytes | NDArray[Any]]) -> None:
     """Write `parts` to a new file in the folder of `path`, then move it there in one step."""
+    name = checked_path(path)
     # A symbolic link stays one: what it points to is replaced.
-    target = Path(path).resolve()
+    target = Path(os.path.realpath(name))
+    mode = replaceable(name, target)
     temporary = target.with_name(f".{os.getpid()}.{os.urandom(6).hex()}.tmp")
     try:
         with temporary.open("xb") as file:
+            if mode is not None and hasattr(os, "fchmod"):
+                os.fchmod(file.fileno(), mode)
             for part in parts:
                 file.write(part if isinstance(part, bytes) else part.reshape(-1).view(np.uint8).data)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(target)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno is not None:
+            # About the file that was asked for, whatever the temporary one is called.
+            raise OSError(error.errno, os.strerror(error.errno), name) from error
         raise
     # The rename itself is only safe once the folder is on the disk; not every system lets one open a folder.
     with contextlib.suppress(OSError):
@@ -173,3 +183,19 @@ def replace_file(path: str | os.PathLike[str], parts: list[bytes | NDArray[Any]]
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+
+def replaceable(name: str, target: Path) -> int | None:
+    """Return the permissions of the file that is to be replaced, None where there is none yet.
+
+    Raises:
+        ArgumentError: it is a directory, a device, a pipe ...: nothing that a file may take the place of.
+    """
+    try:
+        mode = target.stat().st_mode
+    except FileNotFoundError:
+        return None
+    if not stat.S_ISREG(mode):
+        kind = "a directory" if stat.S_ISDIR(mode) else "a special file"
+        raise ArgumentError(f"path: expected a regular file or a new one, got {kind}: {name}")
+    return stat.S_IMODE(mode)

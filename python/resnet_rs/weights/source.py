@@ -15,7 +15,7 @@ from resnet_rs.errors import ArgumentError, FileFormatError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["Source", "quoted"]
+__all__ = ["Source", "checked_path", "quoted"]
 
 
 def quoted(value: object, limit: int = 60) -> str:
@@ -24,6 +24,20 @@ def quoted(value: object, limit: int = 60) -> str:
         return repr(value) if len(value) <= limit else f"{value[:limit]!r}..."
     # The repr of a container from a hostile file may be exponentially long.
     return f"a {type(value).__name__}"
+
+
+def checked_path(path: object) -> str:
+    """Return the name of a file.
+
+    Raises:
+        ArgumentError: not a str or os.PathLike, or no name that a file can have.
+    """
+    if not isinstance(path, (str, os.PathLike)):
+        raise ArgumentError(f"path: expected str or os.PathLike, got {type(path).__name__}")
+    text = os.fspath(path)
+    if not isinstance(text, str) or not text or "\0" in text:
+        raise ArgumentError(f"path: expected the name of a file, got {quoted(text)}")
+    return text
 
 
 class Source:
@@ -43,11 +57,7 @@ class Source:
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        if not isinstance(path, (str, os.PathLike)):
-            raise ArgumentError(f"path: expected str or os.PathLike, got {type(path).__name__}")
-        self.path = os.fspath(path)
-        if "\0" in self.path:
-            raise ArgumentError(f"path: expected the name of a file, got {quoted(self.path)}")
+        self.path = checked_path(path)
         # Opening a FIFO would wait for a writer for ever.
         mode = Path(path).stat().st_mode
         if not stat.S_ISREG(mode):

@@ -23,7 +23,8 @@ fn to_value(object: &Bound<'_, PyAny>, depth: usize) -> PyResult<Value> {
         return Ok(Value::Bool(object.extract()?));
     }
     if object.is_instance_of::<PyInt>() {
-        return Ok(Value::Int(object.extract()?));
+        let wrong = |_| raise(object.py(), "ArgumentError", format!("attributes: {object} has more than 64 bits"));
+        return Ok(Value::Int(object.extract().map_err(wrong)?));
     }
     if object.is_instance_of::<PyFloat>() {
         return Ok(Value::Float(object.extract()?));

@@ -6,6 +6,7 @@ mod error;
 mod network;
 mod runtime;
 mod safetensors;
+mod watch;
 
 use pyo3::prelude::*;
 
@@ -23,6 +24,8 @@ mod _core {
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
         module.add("__version__", env!("CARGO_PKG_VERSION"))?;
+        super::error::remember_panics();
+        super::runtime::watch_forks(module.py())?;
         super::runtime::read_environment(module.py())
     }
 }

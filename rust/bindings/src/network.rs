@@ -3,14 +3,16 @@
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList};
 use resnet_core::ops::Role;
-use resnet_core::{Error, Shape, graph};
+use resnet_core::{Shape, graph};
 
 use crate::array::{Array, to_numpy};
 use crate::attributes::to_attributes;
-use crate::error::to_python;
+use crate::error::without_gil;
 use crate::runtime::isa;
+use crate::watch::PythonWatch;
 
 type NodeRow<'py> = (String, String, Vec<usize>, Bound<'py, PyDict>);
+type ParameterRow = (String, Vec<usize>, bool, &'static str);
 type Dims5 = (usize, usize, usize, usize, usize);
 
 /// A network: nodes, parameters, and the plans made so far.
@@ -26,14 +28,13 @@ impl Network {
         let nodes =
             nodes.into_iter().map(|(name, op, inputs, attributes)| Ok((name, op, inputs, to_attributes(&attributes)?)));
         let nodes = nodes.collect::<PyResult<Vec<_>>>()?;
-        let inner = graph::Network::new(nodes).map_err(|error| to_python(py, &error))?;
-        Ok(Self { inner })
+        Ok(Self { inner: without_gil(py, || graph::Network::new(nodes))? })
     }
 
     /// Name, shape, whether it is trained, and how it starts, of every parameter.
-    fn parameters(&self) -> Vec<(String, Vec<usize>, bool, &'static str)> {
-        let entries = self.inner.parameters().into_iter();
-        entries
+    fn parameters(&self, py: Python<'_>) -> PyResult<Vec<ParameterRow>> {
+        let entries = without_gil(py, || Ok(self.inner.parameters()))?.into_iter();
+        let rows = entries
             .map(|entry| {
                 let start = match entry.role {
                     Role::Kernel => "kernel",
@@ -44,25 +45,27 @@ impl Network {
                 let trainable = entry.trainable();
                 (entry.name, entry.shape, trainable, start)
             })
-            .collect()
+            .collect();
+        Ok(rows)
     }
 
     /// The output shape of every node for an input of this shape.
     fn infer(&self, py: Python<'_>, input_shape: Dims5) -> PyResult<Vec<Dims5>> {
-        let shapes = self.inner.graph().infer(&[to_shape(input_shape)]).map_err(|error| to_python(py, &error))?;
+        let shapes = without_gil(py, || self.inner.graph().infer(&[to_shape(input_shape)]))?;
         Ok(shapes.iter().map(from_shape).collect())
     }
 
     /// A copy of a parameter.
     fn get<'py>(&self, py: Python<'py>, name: &str) -> PyResult<Bound<'py, PyAny>> {
-        let (shape, values) = self.inner.get(name).map_err(|error| to_python(py, &error))?;
+        let (shape, values) = without_gil(py, || self.inner.get(name))?;
         to_numpy(py, &shape, values)
     }
 
     /// Sets a parameter.
     fn set(&self, py: Python<'_>, name: &str, value: &Bound<'_, PyAny>) -> PyResult<()> {
         let value = Array::new(value)?;
-        self.inner.set(name, value.shape(), value.values()?).map_err(|error| to_python(py, &error))
+        let (shape, values) = (value.shape(), value.values()?);
+        without_gil(py, || self.inner.set(name, shape, values))
     }
 
     /// The values of the nodes `outputs`.
@@ -74,9 +77,9 @@ impl Network {
     ) -> PyResult<Bound<'py, PyList>> {
         let arrays = borrow(&inputs)?;
         let inputs = with_shapes(py, &arrays)?;
-        let isa = isa();
-        let results = py.detach(|| self.inner.run(isa, &inputs, &outputs));
-        let results = results.map_err(|error: Error| to_python(py, &error))?.into_iter();
+        let mut watch = PythonWatch::new();
+        let results = without_gil(py, || self.inner.run_watched(isa(), &inputs, &outputs, &mut watch));
+        let results = watch.resolve(results)?.into_iter();
         let results =
             results.map(|(shape, values)| to_numpy(py, &[shape.n, shape.d, shape.h, shape.w, shape.c], values));
         PyList::new(py, results.collect::<PyResult<Vec<_>>>()?)
@@ -92,10 +95,9 @@ impl Network {
     ) -> PyResult<Vec<Bound<'py, PyDict>>> {
         let arrays = borrow(&inputs)?;
         let inputs = with_shapes(py, &arrays)?;
-        let isa = isa();
-        let steps =
-            py.detach(|| self.inner.profile(isa, &inputs, &outputs, repeats)).map_err(|error| to_python(py, &error))?;
-        let rows = steps.into_iter().map(|step| {
+        let mut watch = PythonWatch::new();
+        let steps = without_gil(py, || self.inner.profile(isa(), &inputs, &outputs, repeats, &mut watch));
+        let rows = watch.resolve(steps)?.into_iter().map(|step| {
             let row = PyDict::new(py);
             row.set_item("name", step.name)?;
             row.set_item("algorithm", step.algorithm)?;
@@ -109,7 +111,7 @@ impl Network {
 
     /// Bytes of activations that a run on this input needs at its widest.
     fn activation_bytes(&self, py: Python<'_>, input_shape: Dims5, outputs: Vec<usize>) -> PyResult<usize> {
-        self.inner.activation_bytes(&[to_shape(input_shape)], &outputs).map_err(|error| to_python(py, &error))
+        without_gil(py, || self.inner.activation_bytes(&[to_shape(input_shape)], &outputs))
     }
 }
 

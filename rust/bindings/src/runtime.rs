@@ -3,6 +3,8 @@
 use std::sync::Mutex;
 
 use pyo3::prelude::*;
+use pyo3::types::PyDict;
+use resnet_core::fork::{self, Section};
 use resnet_core::parallel;
 use resnet_core::simd::Isa;
 
@@ -12,8 +14,35 @@ static CHOSEN: Mutex<Option<Isa>> = Mutex::new(None);
 
 /// The instruction set that new plans are made for.
 pub(crate) fn isa() -> Isa {
+    let _section = Section::enter();
     let chosen = *CHOSEN.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
     chosen.unwrap_or_else(Isa::best)
+}
+
+/// Forks of this process wait until no thread holds a lock of the core, which the child could never take.
+pub(crate) fn watch_forks(py: Python<'_>) -> PyResult<()> {
+    // Not on Windows, which has no fork.
+    let Some(register) = py.import("os")?.getattr_opt("register_at_fork")? else { return Ok(()) };
+    let hooks = PyDict::new(py);
+    hooks.set_item("before", wrap_pyfunction!(before_fork, py)?)?;
+    hooks.set_item("after_in_parent", wrap_pyfunction!(after_fork_in_parent, py)?)?;
+    hooks.set_item("after_in_child", wrap_pyfunction!(after_fork_in_child, py)?)?;
+    register.call((), Some(&hooks)).map(drop)
+}
+
+#[pyfunction]
+fn before_fork(py: Python<'_>) {
+    py.detach(fork::begin);
+}
+
+#[pyfunction]
+fn after_fork_in_parent() {
+    fork::end(false);
+}
+
+#[pyfunction]
+fn after_fork_in_child() {
+    fork::end(true);
 }
 
 /// Obeys `RESNET_RS_NUM_THREADS` and `RESNET_RS_ISA`.
@@ -65,6 +94,7 @@ pub(crate) fn set_isa(py: Python<'_>, name: Option<&str>) -> PyResult<()> {
             raise(py, "ArgumentError", message)
         })?),
     };
+    let _section = Section::enter();
     *CHOSEN.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = chosen;
     Ok(())
 }

@@ -1,6 +1,8 @@
 //! Aligned `f32` memory: the only allocation of activations, scratch and parameters.
 
+use std::alloc::{Layout, alloc_zeroed};
 use std::ops::{Deref, DerefMut};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
 /// Bytes: a cache line, and the widest vector.
 pub const ALIGNMENT: usize = 64;
@@ -16,6 +18,43 @@ pub fn align_up(length: usize) -> usize {
     length.next_multiple_of(LINE)
 }
 
+/// The system does not give so much memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OutOfMemory {
+    /// What was asked for.
+    pub bytes: usize,
+}
+
+/// `length` zeros, on pages that are not touched before they are used.
+///
+/// # Errors
+/// [`OutOfMemory`], where a `Vec` would end the process.
+pub fn zeros(length: usize) -> Result<Vec<f32>, OutOfMemory> {
+    let failed = OutOfMemory { bytes: length.saturating_mul(size_of::<f32>()) };
+    let layout = Layout::array::<f32>(length).map_err(|_| failed)?;
+    if length == 0 {
+        return Ok(Vec::new());
+    }
+    // SAFETY: the size is not 0.
+    let memory = unsafe { alloc_zeroed(layout) }.cast::<f32>();
+    if memory.is_null() {
+        return Err(failed);
+    }
+    // SAFETY: this is what a vector of that capacity would have allocated, and zero bits are zeros.
+    Ok(unsafe { Vec::from_raw_parts(memory, length, length) })
+}
+
+/// Runs `body`, in which [`Buffer::zeroed`] may fail.
+///
+/// # Errors
+/// The failure. Other panics are passed on.
+pub fn catch_out_of_memory<R>(body: impl FnOnce() -> R) -> Result<R, OutOfMemory> {
+    catch_unwind(AssertUnwindSafe(body)).map_err(|panic| match panic.downcast::<OutOfMemory>() {
+        Ok(failed) => *failed,
+        Err(panic) => resume_unwind(panic),
+    })
+}
+
 /// Zeroed `f32` memory that starts on a line.
 #[derive(Default)]
 pub struct Buffer {
@@ -29,17 +68,25 @@ impl Buffer {
     ///
     /// Large buffers ask for huge pages: the weights of a network are read once per run from beginning to end, and a
     /// miss of the translation cache every 4 KiB costs several per cent of the time.
-    pub fn zeroed(length: usize) -> Self {
+    ///
+    /// # Errors
+    /// [`OutOfMemory`].
+    pub fn try_zeroed(length: usize) -> Result<Self, OutOfMemory> {
         let huge = length >= 2 * HUGE_PAGE;
         let alignment = if huge { HUGE_PAGE * size_of::<f32>() } else { ALIGNMENT };
-        let memory = vec![0.0; length + alignment / size_of::<f32>()];
+        let memory = zeros(length.saturating_add(alignment / size_of::<f32>()))?;
         let start = memory.as_ptr().align_offset(alignment);
         let mut buffer = Self { memory, start, length };
         if huge {
             // Whole pages only: a huge page at the end would make memory resident that nobody asked for.
             advise_huge_pages(&mut buffer[..length - length % HUGE_PAGE]);
         }
-        buffer
+        Ok(buffer)
+    }
+
+    /// As [`Buffer::try_zeroed`], where an operator is compiled: [`catch_out_of_memory`] gets the failure.
+    pub fn zeroed(length: usize) -> Self {
+        Self::try_zeroed(length).unwrap_or_else(|failed| resume_unwind(Box::new(failed)))
     }
 
     /// A copy of `data`.
@@ -93,5 +140,17 @@ mod tests {
             assert_eq!(buffer.len(), length);
             assert!(buffer.iter().all(|&value| value == 0.0));
         }
+    }
+
+    #[test]
+    fn what_cannot_be_had_is_an_error() {
+        // More than can be addressed, and more than any machine has.
+        for length in [usize::MAX, usize::MAX / 4, 1 << 50] {
+            let bytes = length.saturating_mul(4);
+            assert!(zeros(length).is_err_and(|failed| failed.bytes == bytes));
+            assert!(Buffer::try_zeroed(length).is_err_and(|failed| failed.bytes >= bytes));
+            assert!(catch_out_of_memory(|| Buffer::zeroed(length)).is_err_and(|failed| failed.bytes >= bytes));
+        }
+        assert!(catch_unwind(|| catch_out_of_memory(|| panic!("another"))).is_err());
     }
 }

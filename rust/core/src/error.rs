@@ -1,4 +1,4 @@
-//! Everything that can go wrong, found while a network is built or planned. Running a plan cannot fail.
+//! Everything that can go wrong, found before a plan is run. Running it cannot fail, but whoever watches may end it.
 
 use std::fmt;
 
@@ -29,13 +29,26 @@ pub enum Error {
         /// What was expected and what came.
         message: String,
     },
-    /// More memory than can be addressed.
+    /// More memory than can be addressed, or than there is.
     Memory {
         /// The node or parameter that needs it.
         node: String,
-        /// How much.
+        /// How much, and for what.
         message: String,
     },
+    /// A run was ended by whoever watches it.
+    Stopped {
+        /// The node that was next.
+        node: String,
+    },
+}
+
+impl Error {
+    /// The system does not give `bytes` of memory.
+    pub(crate) fn out_of_memory(node: &str, what: &str, bytes: usize) -> Self {
+        let gigabytes = bytes as f64 / (1u64 << 30) as f64;
+        Self::Memory { node: node.into(), message: format!("cannot allocate {gigabytes:.3} GB for {what}") }
+    }
 }
 
 impl fmt::Display for Error {
@@ -45,6 +58,7 @@ impl fmt::Display for Error {
                 write!(f, "{node}: {message}")
             }
             Self::Parameter { name, message } => write!(f, "{name}: {message}"),
+            Self::Stopped { node } => write!(f, "{node}: the run was stopped before it"),
         }
     }
 }

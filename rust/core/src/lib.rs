@@ -5,7 +5,8 @@
 //! 1. [`graph`]: a network as data, fused for inference, planned for given input shapes, executed.
 //! 2. [`ops`]: the operators, one file each, both directions.
 //! 3. `gemm`, [`window`]: the register tile and packed panels; the geometry that convolution and pooling share.
-//! 4. [`simd`], [`parallel`], [`buffer`], [`shape`]: vectors, threads, memory, and the layout of activations.
+//! 4. [`simd`], [`parallel`], [`fork`], [`buffer`], [`shape`]: vectors, threads, processes, memory, and the layout of
+//!    activations.
 //!
 //! Letters, everywhere: n batch, c input channels, k output channels, g groups; d h w depth, height, width of the
 //! input, od oh ow of the output, kd kh kw of the kernel; `d_` before a name is a gradient.
@@ -16,6 +17,7 @@ mod testing;
 
 pub mod buffer;
 pub mod error;
+pub mod fork;
 pub mod graph;
 pub mod ops;
 pub mod parallel;

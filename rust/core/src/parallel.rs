@@ -14,8 +14,9 @@ use std::marker::PhantomData;
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Mutex;
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering};
+
+use crate::fork::Section;
 
 /// More threads than this are refused: a typing error, not a machine.
 pub const MAX_THREADS: usize = 1024;
@@ -27,8 +28,16 @@ static CHOSEN: AtomicUsize = AtomicUsize::new(0);
 
 /// The number of threads that this process may use: CPU affinity and cgroup quota respected.
 pub fn available_threads() -> usize {
-    static AVAILABLE: OnceLock<usize> = OnceLock::new();
-    *AVAILABLE.get_or_init(|| std::thread::available_parallelism().map_or(1, usize::from).min(MAX_THREADS))
+    // Not a `OnceLock`: a fork could leave it locked.
+    static AVAILABLE: AtomicUsize = AtomicUsize::new(0);
+    match AVAILABLE.load(Ordering::Relaxed) {
+        0 => {
+            let available = std::thread::available_parallelism().map_or(1, usize::from).min(MAX_THREADS);
+            AVAILABLE.store(available, Ordering::Relaxed);
+            available
+        }
+        known => known,
+    }
 }
 
 /// The number of threads that [`run`] uses: those of the last [`set_threads`], else all that are available.
@@ -58,24 +67,42 @@ pub fn run<R>(body: impl FnOnce(&Pool) -> R) -> R {
 
 /// Runs `body` with a pool of exactly `threads` threads, the calling one included.
 ///
+/// Where the system does not start so many, those that there are do the work of all: the result is the same.
 /// A panic in `body` or in one of its tasks is passed on to the caller after all workers have left.
 pub fn run_with<R>(threads: usize, body: impl FnOnce(&Pool) -> R) -> R {
-    let pool = Pool::new(threads.clamp(1, MAX_THREADS));
-    if pool.threads() == 1 {
+    let pool = Pool { board: Board::new(threads.clamp(1, MAX_THREADS)), one_caller: PhantomData };
+    let Some(crew) = (pool.threads() > 1).then(|| crew(pool.threads() - 1)).flatten() else {
         return body(&pool);
-    }
-    let outcome = crew(pool.threads() - 1).in_place_scope(|scope| {
-        let pool = &pool;
-        scope.spawn_broadcast(move |_, context| pool.stand_by(context.index() + 1));
-        let outcome = catch_unwind(AssertUnwindSafe(|| body(pool)));
-        pool.dismissed.store(true, Ordering::Release);
+    };
+    let outcome = crew.in_place_scope(|scope| {
+        let board = &pool.board;
+        scope.spawn_broadcast(move |_, context| board.stand_by(context.index() + 1));
+        let outcome = catch_unwind(AssertUnwindSafe(|| body(&pool)));
+        board.dismissed.store(true, Ordering::Release);
         outcome
     });
     outcome.unwrap_or_else(|panic| resume_unwind(panic))
 }
 
-/// The threads of one [`run`]: a place to put tasks.
+/// The threads of one [`run`], for the thread that called it.
+///
+/// Another thread cannot call it at the same time, there is one place to put tasks:
+///
+/// ```compile_fail
+/// resnet_core::parallel::run_with(2, |pool| {
+///     std::thread::scope(|scope| {
+///         scope.spawn(|| pool.for_each(4, |_| ()));
+///     });
+/// });
+/// ```
 pub struct Pool {
+    board: Board,
+    /// Not `Sync`.
+    one_caller: PhantomData<Cell<()>>,
+}
+
+/// Where tasks are put, as caller and workers see it.
+struct Board {
     /// One queue per thread: a thread empties its own range first (its caches know the data), then helps the others.
     queues: Vec<Queue>,
     /// `round << 32 | workers inside << 1 | open`.
@@ -105,31 +132,21 @@ thread_local! {
 }
 
 impl Pool {
-    fn new(threads: usize) -> Self {
-        Self {
-            queues: (0..threads).map(|_| Queue { next: AtomicUsize::new(0), end: AtomicUsize::new(0) }).collect(),
-            gate: AtomicU64::new(0),
-            job: Mutex::new(None),
-            dismissed: AtomicBool::new(false),
-            panic: Mutex::new(None),
-        }
-    }
-
-    /// How many threads there are, the calling one included.
+    /// How many threads were asked for, the calling one included.
     pub fn threads(&self) -> usize {
-        self.queues.len()
+        self.board.queues.len()
     }
 
     /// Runs `work(task)` for every task in `0..tasks`, on all threads, and returns when all are done.
     pub fn for_each(&self, tasks: usize, work: impl Fn(usize) + Sync) {
-        self.distribute(tasks, &|_, task| work(task));
+        self.board.distribute(tasks, &|_, task| work(task));
     }
 
     /// As [`Pool::for_each`] over the pieces of `data` that are `chunk` long (the last may be shorter): `work(index, piece)`.
     pub fn for_each_chunk(&self, data: &mut [f32], chunk: usize, work: impl Fn(usize, &mut [f32]) + Sync) {
         let (length, chunk) = (data.len(), chunk.max(1));
         let shared = SharedMut::new(data);
-        self.distribute(length.div_ceil(chunk), &|_, task| {
+        self.board.distribute(length.div_ceil(chunk), &|_, task| {
             let start = task * chunk;
             // SAFETY: pieces of different tasks do not overlap, and every task runs once.
             work(task, unsafe { shared.slice_mut(start..length.min(start + chunk)) });
@@ -140,20 +157,32 @@ impl Pool {
     pub fn for_each_scratch(&self, tasks: usize, scratch: &mut [f32], work: impl Fn(usize, &mut [f32]) + Sync) {
         let piece = scratch.len() / self.threads();
         let shared = SharedMut::new(scratch);
-        self.distribute(tasks, &|thread, task| {
+        self.board.distribute(tasks, &|thread, task| {
             // SAFETY: a thread runs one task at a time, and pieces of different threads do not overlap.
             work(task, unsafe { shared.slice_mut(thread * piece..(thread + 1) * piece) });
         });
     }
+}
+
+impl Board {
+    fn new(threads: usize) -> Self {
+        Self {
+            queues: (0..threads).map(|_| Queue { next: AtomicUsize::new(0), end: AtomicUsize::new(0) }).collect(),
+            gate: AtomicU64::new(0),
+            job: Mutex::new(None),
+            dismissed: AtomicBool::new(false),
+            panic: Mutex::new(None),
+        }
+    }
 
     fn distribute(&self, tasks: usize, work: &Work<'_>) {
-        if self.threads() == 1 || tasks <= 1 || IN_TASK.get() {
+        if self.queues.len() == 1 || tasks <= 1 || IN_TASK.get() {
             return (0..tasks).for_each(|task| work(0, task));
         }
         // SAFETY: only the lifetime changes. The job is taken back below, after the gate is closed and the last
         // worker has left, so that no worker can use it once `work` is gone; a panic of `work` does not skip that.
         let job = unsafe { std::mem::transmute::<&Work<'_>, Job>(work) };
-        let threads = self.threads();
+        let threads = self.queues.len();
         for (thread, queue) in self.queues.iter().enumerate() {
             queue.next.store(thread * tasks / threads, Ordering::Relaxed);
             queue.end.store((thread + 1) * tasks / threads, Ordering::Relaxed);
@@ -201,7 +230,7 @@ impl Pool {
     fn work_through(&self, thread: usize, job: Job) {
         IN_TASK.set(true);
         let outcome = catch_unwind(AssertUnwindSafe(|| {
-            let threads = self.threads();
+            let threads = self.queues.len();
             for queue in (0..threads).map(|offset| &self.queues[(thread + offset) % threads]) {
                 let end = queue.end.load(Ordering::Relaxed);
                 while queue.next.load(Ordering::Relaxed) < end {
@@ -285,6 +314,8 @@ impl<'a> SharedMut<'a> {
 /// Rayon threads, started once for each (process, number of threads) and kept.
 struct Crew {
     process: u32,
+    /// How many were wanted. There may be fewer.
+    workers: usize,
     threads: rayon::ThreadPool,
     next: Option<&'static Crew>,
 }
@@ -293,35 +324,52 @@ struct Crew {
 /// never be released in the child. Crews of the parent stay in the child's list, unused: their threads are not there.
 static CREWS: AtomicPtr<Crew> = AtomicPtr::new(std::ptr::null_mut());
 
-fn crew(workers: usize) -> &'static rayon::ThreadPool {
+/// `None` where not one can be started.
+fn crew(workers: usize) -> Option<&'static rayon::ThreadPool> {
     let process = std::process::id();
     let mut seen = CREWS.load(Ordering::Acquire);
     // SAFETY: the pointers come from `Box::leak` below and are never freed.
     let first = unsafe { seen.cast_const().as_ref() };
-    let found = std::iter::successors(first, |crew| crew.next)
-        .find(|crew| crew.process == process && crew.threads.current_num_threads() == workers);
+    let found =
+        std::iter::successors(first, |crew| crew.next).find(|crew| crew.process == process && crew.workers == workers);
     if let Some(crew) = found {
-        return &crew.threads;
+        return Some(&crew.threads);
     }
-    let threads = rayon::ThreadPoolBuilder::new()
-        .num_threads(workers)
-        .thread_name(|index| format!("resnet_rs-{}", index + 1))
-        .build()
-        .unwrap_or_else(|error| panic!("could not start {workers} threads: {error}"));
-    let new = Box::leak(Box::new(Crew { process, threads, next: None }));
+    let threads = {
+        let _section = Section::enter();
+        most(workers, |workers| {
+            let name = |index| format!("resnet_rs-{}", index + 1);
+            rayon::ThreadPoolBuilder::new().num_threads(workers).thread_name(name).build().ok()
+        })?
+    };
+    let new = Box::leak(Box::new(Crew { process, workers, threads, next: None }));
     loop {
         // SAFETY: as above.
         new.next = unsafe { seen.cast_const().as_ref() };
         match CREWS.compare_exchange(seen, new, Ordering::AcqRel, Ordering::Acquire) {
-            Ok(_) => return &new.threads,
+            Ok(_) => return Some(&new.threads),
             Err(newer) => seen = newer,
         }
     }
 }
 
+/// What `start` makes of `workers`, or else of half as many, and so on: a limit is not told, only met.
+fn most<T>(workers: usize, start: impl Fn(usize) -> Option<T>) -> Option<T> {
+    std::iter::successors(Some(workers), |workers| Some(workers / 2)).take_while(|&workers| workers > 0).find_map(start)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn as_many_threads_as_can_be_had() {
+        let limit = |limit: usize| move |workers: usize| (workers <= limit).then_some(workers);
+        assert_eq!(most(1023, limit(usize::MAX)), Some(1023));
+        assert_eq!(most(1023, limit(100)), Some(63));
+        assert_eq!(most(1023, limit(1)), Some(1));
+        assert_eq!(most(1023, limit(0)), None);
+    }
 
     #[test]
     fn every_task_runs_once_for_any_number_of_threads_and_tasks() {

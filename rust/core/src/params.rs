@@ -97,23 +97,30 @@ impl Params {
             return Err(Error::Parameter { name: entry.name.clone(), message });
         }
         let range = entry.range.clone();
-        self.allocate();
+        self.allocate()?;
         self.values[range].copy_from_slice(value);
         self.version += 1;
         Ok(())
     }
 
     /// Takes the memory if it is not there yet: everything 0, variances and scales 1.
-    pub fn allocate(&mut self) {
+    ///
+    /// # Errors
+    /// [`Error::Memory`], naming the largest parameter.
+    pub fn allocate(&mut self) -> Result<()> {
         if !self.values.is_empty() || self.length == 0 {
-            return;
+            return Ok(());
         }
-        self.values = Buffer::zeroed(self.length);
+        self.values = Buffer::try_zeroed(self.length).map_err(|failed| {
+            let largest = self.entries.iter().max_by_key(|entry| entry.range.len());
+            Error::out_of_memory(largest.map_or("", |entry| &entry.name), "this and all other parameters", failed.bytes)
+        })?;
         for entry in &self.entries {
             if matches!(entry.role, Role::Scale | Role::RunningVariance) {
                 self.values[entry.range.clone()].fill(1.0);
             }
         }
+        Ok(())
     }
 }
 
@@ -128,7 +135,7 @@ mod tests {
         let scale = params.add("bn1.weight".into(), vec![2], Role::Scale).unwrap();
         assert!(params.add("bn1.weight".into(), vec![2], Role::Scale).is_err());
         assert!(params.add("huge".into(), vec![usize::MAX, 2], Role::Kernel).is_err());
-        params.allocate();
+        params.allocate().unwrap();
         assert_eq!(params.value(scale), [1.0, 1.0]);
         let version = params.version();
         params.set(weight, &[2, 3, 1, 1, 1], &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0]).unwrap();
@@ -136,5 +143,16 @@ mod tests {
         assert!(params.set(weight, &[3, 2, 1, 1, 1], &[0.0; 6]).is_err());
         assert_eq!(params.value(weight)[5], 6.0);
         assert!(params.find("bn2.weight").is_err());
+    }
+
+    #[test]
+    fn parameters_that_no_machine_can_hold_are_an_error() {
+        let mut params = Params::default();
+        params.add("bias".into(), vec![2], Role::Bias).unwrap();
+        let huge = params.add("huge".into(), vec![1 << 25, 1 << 25], Role::Kernel).unwrap();
+        for error in [params.allocate().unwrap_err(), params.set(0, &[2], &[1.0; 2]).unwrap_err()] {
+            assert!(matches!(&error, Error::Memory { node, .. } if *node == "huge"), "{error}");
+        }
+        assert_eq!(params.entries()[huge].name, "huge");
     }
 }

@@ -8,7 +8,8 @@ use std::ops::Range;
 /// The names of the axes, in their order in every triple.
 pub const AXES: [&str; 3] = ["depth", "height", "width"];
 
-/// No single number of a window may exceed this; it keeps every product below inside `isize`.
+/// No single number of a window may exceed this; it keeps positions along one axis inside `isize`. Products over several
+/// axes, such as the size of a padded copy, are not bounded by it: see `ops::conv::sparse::pays`.
 const LIMIT: usize = 1 << 24;
 
 /// A valid window: kernel, stride and dilation are at least 1.

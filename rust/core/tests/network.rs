@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use resnet_core::graph::Network;
+use resnet_core::graph::{Network, Unwatched, Watch};
 use resnet_core::ops::{Attributes, Value};
 use resnet_core::simd::Isa;
 use resnet_core::{Error, Shape, parallel};
@@ -188,4 +188,80 @@ fn errors_name_the_node() {
     assert!(network.run(Isa::best(), &[], &[LAST]).is_err());
     assert!(network.set("fc.bias", &[8], &[0.0; 8]).is_err());
     assert!(network.get("fc.weights").is_err());
+}
+
+/// Allows so many bytes and steps, and remembers what was asked.
+struct Limits {
+    bytes: usize,
+    steps: usize,
+    asked: Vec<usize>,
+}
+
+impl Watch for Limits {
+    fn allocate(&mut self, bytes: usize) -> bool {
+        self.asked.push(bytes);
+        bytes <= self.bytes
+    }
+
+    fn go_on(&mut self) -> bool {
+        self.steps = self.steps.wrapping_sub(1);
+        self.steps != usize::MAX
+    }
+}
+
+#[test]
+fn a_run_can_be_stopped_before_it_allocates_and_between_steps() {
+    let network = Network::new(rows()).unwrap();
+    let shape = Shape::new(2, [1, 9, 8], 5);
+    let x = noise(shape.len(), 1);
+    let run = |limits: &mut Limits| network.run_watched(Isa::best(), &[(shape, &x)], &[LAST], limits);
+
+    let mut limits = Limits { bytes: 0, steps: 0, asked: Vec::new() };
+    assert!(matches!(run(&mut limits), Err(Error::Stopped { .. })));
+    // Scratch memory is a part of it: more than the activations alone.
+    let activations = network.activation_bytes(&[shape], &[LAST]).unwrap();
+    assert!(limits.asked[0] > activations - 4 * shape.len(), "{:?} {activations}", limits.asked);
+
+    let mut limits = Limits { bytes: usize::MAX, steps: 2, asked: Vec::new() };
+    let error = run(&mut limits).unwrap_err();
+    assert!(matches!(&error, Error::Stopped { node } if node != "input"), "{error}");
+
+    // The arena of the run that was stopped is used again, so only the result is asked for.
+    let mut limits = Limits { bytes: usize::MAX, steps: usize::MAX, asked: Vec::new() };
+    let result = run(&mut limits).unwrap();
+    assert_eq!(limits.asked, [4 * result[0].0.len()]);
+    assert_eq!(result, network.run(Isa::best(), &[(shape, &x)], &[LAST]).unwrap());
+    let profile = network.profile(Isa::best(), &[(shape, &x)], &[LAST], 1, &mut Unwatched).unwrap();
+    assert!(profile.len() > 2);
+}
+
+#[test]
+fn memory_that_cannot_be_had_is_an_error_that_names_the_node() {
+    let shape = Shape::new(1, [1, 4, 4], 4);
+    let x = noise(shape.len(), 1);
+    let far = Value::List(vec![Value::Int(1 << 23), Value::Int(1 << 23)]);
+    let none = Value::List(vec![Value::Int(0), Value::Int(0)]);
+    let mut attributes = vec![
+        ("filters", Value::Int(16)),
+        ("kernel", three(1)),
+        ("stride", three(1)),
+        ("padding", Value::List(vec![none, far.clone(), far])),
+        ("dilation", three(1)),
+        ("groups", Value::Int(1)),
+        ("bias", Value::Bool(false)),
+    ];
+    let input = || node("input", "input", &[], &[("channels", Value::Int(4))]);
+    let network = Network::new([input(), node("far", "conv", &[0], &attributes)]).unwrap();
+    let error = network.run(Isa::best(), &[(shape, &x)], &[1]).unwrap_err();
+    assert!(matches!(&error, Error::Memory { node, .. } if node == "far"), "{error}");
+
+    // A number of elements that wraps around to 0.
+    let error = network.graph().infer(&[Shape::new(1 << 62, [1; 3], 4)]).unwrap_err();
+    assert!(matches!(&error, Error::Memory { node, .. } if node == "input"), "{error}");
+
+    attributes[0] = ("filters", Value::Int(1 << 24));
+    attributes[1] = ("kernel", three(1 << 12));
+    let network = Network::new([input(), node("wide", "conv", &[0], &attributes)]).unwrap();
+    let error = network.get("wide.weight").unwrap_err();
+    assert!(matches!(&error, Error::Memory { node, .. } if node == "wide.weight"), "{error}");
 }

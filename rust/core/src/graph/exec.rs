@@ -3,15 +3,27 @@
 use std::time::Instant;
 
 use super::memory::carve;
+use super::network::Watch;
 use super::plan::{Place, Plan, Planned};
+use crate::error::{Error, Result};
 use crate::ops::Io;
 use crate::parallel::{Pool, run_with};
 
 impl Plan {
     /// Computes the outputs from the inputs, both in the order of the plan's key.
-    pub(super) fn forward(&self, arena: &mut [f32], inputs: &[&[f32]], outputs: &mut [&mut [f32]]) {
+    ///
+    /// # Errors
+    /// [`Error::Stopped`] by `watch`.
+    pub(super) fn forward(
+        &self,
+        arena: &mut [f32],
+        inputs: &[&[f32]],
+        outputs: &mut [&mut [f32]],
+        watch: &mut dyn Watch,
+    ) -> Result<()> {
         run_with(self.threads, |pool| {
             for step in &self.steps {
+                step.ask(watch)?;
                 step.forward(arena, inputs, pool);
             }
             for ((place, _), output) in self.outputs.iter().zip(outputs) {
@@ -20,26 +32,41 @@ impl Plan {
                     Place::Arena(range) => &arena[range.clone()],
                 });
             }
-        });
+            Ok(())
+        })
     }
 
     /// Seconds that each step takes: the least of `repeats` runs of the whole plan.
-    pub(super) fn time(&self, arena: &mut [f32], inputs: &[&[f32]], repeats: usize) -> Vec<f64> {
-        let mut best = vec![f64::INFINITY; self.steps.len()];
+    ///
+    /// # Errors
+    /// As [`Plan::forward`].
+    pub(super) fn time(
+        &self,
+        arena: &mut [f32],
+        inputs: &[&[f32]],
+        repeats: usize,
+        watch: &mut dyn Watch,
+    ) -> Result<Vec<f64>> {
         run_with(self.threads, |pool| {
+            let mut best = vec![f64::INFINITY; self.steps.len()];
             for _ in 0..repeats {
                 for (step, best) in self.steps.iter().zip(&mut best) {
+                    step.ask(watch)?;
                     let start = Instant::now();
                     step.forward(arena, inputs, pool);
                     *best = best.min(start.elapsed().as_secs_f64());
                 }
             }
-        });
-        best
+            Ok(best)
+        })
     }
 }
 
 impl Planned {
+    fn ask(&self, watch: &mut dyn Watch) -> Result<()> {
+        if watch.go_on() { Ok(()) } else { Err(Error::Stopped { node: self.name.clone() }) }
+    }
+
     fn forward(&self, arena: &mut [f32], callers: &[&[f32]], pool: &Pool) {
         let nowhere = 0..0;
         let read: Vec<_> =

@@ -11,6 +11,6 @@ mod network;
 mod plan;
 mod spec;
 
-pub use network::{Network, StepProfile, Tensor};
+pub use network::{Network, StepProfile, Tensor, Unwatched, Watch};
 pub use plan::Plan;
 pub use spec::{Graph, Node};

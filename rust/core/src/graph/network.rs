@@ -1,11 +1,13 @@
 //! A network ready to run: graph, parameters, and the plans made so far.
 
+use std::ops::{Deref, DerefMut};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use super::plan::{Key, PacksOfNodes, Plan, activation_bytes};
 use super::spec::Graph;
-use crate::buffer::Buffer;
+use crate::buffer::{Buffer, zeros};
 use crate::error::{Error, Result};
+use crate::fork::Section;
 use crate::ops::Attributes;
 use crate::parallel;
 use crate::params::{Entry, Params};
@@ -46,6 +48,28 @@ pub struct StepProfile {
     pub seconds: f64,
 }
 
+/// Sees a run coming and going on, and may end it. It is called by the thread that runs, which holds no lock then.
+pub trait Watch {
+    /// Whether to start, now that it is known that `bytes` will be allocated.
+    fn allocate(&mut self, bytes: usize) -> bool;
+
+    /// Whether to go on with the next step.
+    fn go_on(&mut self) -> bool;
+}
+
+/// Lets everything happen.
+pub struct Unwatched;
+
+impl Watch for Unwatched {
+    fn allocate(&mut self, _bytes: usize) -> bool {
+        true
+    }
+
+    fn go_on(&mut self) -> bool {
+        true
+    }
+}
+
 /// Values with their shapes.
 pub type Tensor = (Shape, Vec<f32>);
 
@@ -76,18 +100,21 @@ impl Network {
     /// A copy of a parameter, with its shape.
     ///
     /// # Errors
-    /// [`Error::Parameter`] for an unknown name.
+    /// [`Error::Parameter`] for an unknown name, [`Error::Memory`].
     pub fn get(&self, name: &str) -> Result<(Vec<usize>, Vec<f32>)> {
         let mut state = self.lock();
         let number = state.params.find(name)?;
-        state.params.allocate();
-        Ok((state.params.entries()[number].shape.clone(), state.params.value(number).to_vec()))
+        state.params.allocate()?;
+        let value = state.params.value(number);
+        let mut copy = zeros(value.len()).map_err(|failed| Error::out_of_memory(name, "a copy", failed.bytes))?;
+        copy.copy_from_slice(value);
+        Ok((state.params.entries()[number].shape.clone(), copy))
     }
 
     /// Sets a parameter. Plans made so far are made anew when they are next needed.
     ///
     /// # Errors
-    /// [`Error::Parameter`] for an unknown name or another shape.
+    /// [`Error::Parameter`] for an unknown name or another shape, [`Error::Memory`].
     pub fn set(&self, name: &str, shape: &[usize], value: &[f32]) -> Result<()> {
         let mut state = self.lock();
         let number = state.params.find(name)?;
@@ -99,26 +126,50 @@ impl Network {
     /// # Errors
     /// [`Error::Shape`] or [`Error::Memory`] if the network cannot work on inputs of these shapes.
     pub fn run(&self, isa: Isa, inputs: &[(Shape, &[f32])], outputs: &[usize]) -> Result<Vec<Tensor>> {
+        self.run_watched(isa, inputs, outputs, &mut Unwatched)
+    }
+
+    /// As [`Network::run`], but `watch` may end it.
+    ///
+    /// # Errors
+    /// [`Error::Stopped`] by `watch`, and as [`Network::run`].
+    pub fn run_watched(
+        &self,
+        isa: Isa,
+        inputs: &[(Shape, &[f32])],
+        outputs: &[usize],
+        watch: &mut dyn Watch,
+    ) -> Result<Vec<Tensor>> {
         let plan = self.plan(isa, inputs, outputs)?;
-        let mut results: Vec<Tensor> = plan.outputs.iter().map(|(_, shape)| (*shape, vec![0.0; shape.len()])).collect();
+        let lengths = plan.outputs.iter().map(|(_, shape)| shape.len());
+        let arena = self.arena(&plan, lengths.fold(0, usize::saturating_add), watch)?;
+        let results = plan.outputs.iter().map(|&(_, shape)| {
+            let values = zeros(shape.len()).map_err(|failed| {
+                Error::out_of_memory(plan.largest(), &format!("a result of shape {shape}"), failed.bytes)
+            });
+            Ok((shape, values?))
+        });
+        let mut results = results.collect::<Result<Vec<Tensor>>>()?;
         let mut slices: Vec<&mut [f32]> = results.iter_mut().map(|(_, values)| values.as_mut_slice()).collect();
-        self.borrow_arena(&plan, |arena| plan.forward(arena, &values_of(inputs), &mut slices));
+        self.lend(arena, |arena| plan.forward(arena, &values_of(inputs), &mut slices, watch))?;
         Ok(results)
     }
 
     /// How long each step takes.
     ///
     /// # Errors
-    /// As [`Network::run`].
+    /// As [`Network::run_watched`].
     pub fn profile(
         &self,
         isa: Isa,
         inputs: &[(Shape, &[f32])],
         outputs: &[usize],
         repeats: usize,
+        watch: &mut dyn Watch,
     ) -> Result<Vec<StepProfile>> {
         let plan = self.plan(isa, inputs, outputs)?;
-        let seconds = self.borrow_arena(&plan, |arena| plan.time(arena, &values_of(inputs), repeats.max(1)));
+        let arena = self.arena(&plan, 0, watch)?;
+        let seconds = self.lend(arena, |arena| plan.time(arena, &values_of(inputs), repeats.max(1), watch))?;
         let steps = plan.steps.iter().zip(seconds);
         Ok(steps
             .map(|(planned, seconds)| StepProfile {
@@ -153,7 +204,7 @@ impl Network {
         let key = Key { inputs: shapes, outputs: outputs.to_vec(), isa, threads: parallel::threads() };
 
         let mut state = self.lock();
-        state.params.allocate();
+        state.params.allocate()?;
         let State { params, version, packs, plans } = &mut *state;
         if *version != params.version() {
             *version = params.version();
@@ -163,7 +214,10 @@ impl Network {
         let entry = match plans.iter().position(|(known, _)| *known == key) {
             Some(position) => plans.remove(position),
             None => {
-                let plan = Plan::new(&self.graph, params, packs, &key)?;
+                // Packs of a plan that failed half way are lost with it: they were not gathered.
+                let mut grown = std::mem::take(packs);
+                let plan = Plan::new(&self.graph, params, &mut grown, &key)?;
+                *packs = grown;
                 (key, Arc::new(plan))
             }
         };
@@ -184,23 +238,60 @@ impl Network {
         }
     }
 
-    /// Lends an arena: one that is free and large enough, or a new one.
-    fn borrow_arena<R>(&self, plan: &Plan, body: impl FnOnce(&mut Buffer) -> R) -> R {
+    /// An arena for a run: one that is free and large enough, or a new one.
+    ///
+    /// `watch` hears how many bytes will be allocated, for it and for `results` elements of results.
+    fn arena(&self, plan: &Plan, results: usize, watch: &mut dyn Watch) -> Result<Buffer> {
         let free = lock(&self.arenas).pop().filter(|arena| arena.len() >= plan.arena);
-        let mut arena = free.unwrap_or_else(|| Buffer::zeroed(plan.arena));
+        let needed = results.saturating_add(if free.is_some() { 0 } else { plan.arena });
+        if !watch.allocate(needed.saturating_mul(size_of::<f32>())) {
+            lock(&self.arenas).extend(free);
+            return Err(Error::Stopped { node: plan.largest().into() });
+        }
+        let new = || {
+            let what = "activations and scratch memory";
+            Buffer::try_zeroed(plan.arena).map_err(|failed| Error::out_of_memory(plan.largest(), what, failed.bytes))
+        };
+        free.map_or_else(new, Ok)
+    }
+
+    /// Lends an arena, and keeps it for the next run.
+    fn lend<R>(&self, mut arena: Buffer, body: impl FnOnce(&mut Buffer) -> R) -> R {
         let result = body(&mut arena);
         lock(&self.arenas).push(arena);
         result
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> Locked<'_, State> {
         lock(&self.state)
     }
 }
 
+/// What a lock protects. A fork waits until it is released, see [`fork`](crate::fork).
+struct Locked<'a, T> {
+    // Dropped in this order.
+    guard: MutexGuard<'a, T>,
+    _section: Section,
+}
+
+impl<T> Deref for Locked<'_, T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.guard
+    }
+}
+
+impl<T> DerefMut for Locked<'_, T> {
+    fn deref_mut(&mut self) -> &mut T {
+        &mut self.guard
+    }
+}
+
 /// A panic elsewhere does not make the data behind a lock wrong: every change is completed before it can be seen.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+fn lock<T>(mutex: &Mutex<T>) -> Locked<'_, T> {
+    let section = Section::enter();
+    Locked { guard: mutex.lock().unwrap_or_else(|poisoned| poisoned.into_inner()), _section: section }
 }
 
 fn values_of<'a>(inputs: &[(Shape, &'a [f32])]) -> Vec<&'a [f32]> {

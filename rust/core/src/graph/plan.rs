@@ -6,7 +6,8 @@ use std::ops::Range;
 use super::fuse::{Fused, fuse};
 use super::memory::{Demand, place};
 use super::spec::{Graph, infer};
-use crate::error::Result;
+use crate::buffer::{LINE, catch_out_of_memory};
+use crate::error::{Error, Result};
 use crate::ops::{Compile, Packs, Step, gather};
 use crate::params::Params;
 use crate::shape::Shape;
@@ -52,6 +53,12 @@ pub struct Plan {
 }
 
 impl Plan {
+    /// The step that takes the most memory by itself.
+    pub(super) fn largest(&self) -> &str {
+        let largest = self.steps.iter().max_by_key(|step| step.output.len().max(step.scratch.len()));
+        largest.map_or("the network", |step| &step.name)
+    }
+
     pub(super) fn new(graph: &Graph, params: &Params, packs: &mut PacksOfNodes, key: &Key) -> Result<Self> {
         // The network as written names the node that is to blame; the fused one has others.
         graph.infer(&key.inputs)?;
@@ -59,7 +66,8 @@ impl Plan {
         let shapes = infer(&nodes, &key.inputs)?;
 
         let mut packed = Vec::new();
-        let steps: Vec<Option<Box<dyn Step>>> = nodes
+        let out_of_memory = |node: &str, bytes| Error::out_of_memory(node, "packed weights", bytes);
+        let steps = nodes
             .iter()
             .zip(&shapes)
             .map(|(node, &output)| {
@@ -75,10 +83,11 @@ impl Plan {
                     packs,
                     packed: &mut packed,
                 };
-                (!node.is_input()).then(|| node.op.compile(&mut context))
+                let compile = (!node.is_input()).then(|| catch_out_of_memory(|| node.op.compile(&mut context)));
+                compile.transpose().map_err(|failed| out_of_memory(&node.name, failed.bytes))
             })
-            .collect();
-        gather(&packed);
+            .collect::<Result<Vec<Option<Box<dyn Step>>>>>()?;
+        catch_out_of_memory(|| gather(&packed)).map_err(|failed| out_of_memory("the network", failed.bytes))?;
 
         let mut demands: Vec<Demand> = shapes
             .iter()
@@ -102,6 +111,13 @@ impl Plan {
             last: number,
         });
         demands.extend(scratches);
+        // Wherever they are placed, the arena is no longer than all of them with a line between each.
+        let lengths = demands.iter().map(|demand| demand.length.checked_add(LINE));
+        if lengths.flatten().try_fold(0, usize::checked_add).is_none_or(|length| length > isize::MAX as usize / 8) {
+            let largest = (0..demands.len()).max_by_key(|&number| demands[number].length).unwrap_or(0);
+            let message = "activations and scratch memory cannot be addressed".into();
+            return Err(Error::Memory { node: nodes[largest % nodes.len()].name.clone(), message });
+        }
         let (places, arena) = place(&demands);
 
         let mut callers = 0..;

@@ -2,7 +2,8 @@
 //!
 //! `y = (x - mean[c]) / sqrt(variance[c] + epsilon) * weight[c] + bias[c]`
 //!
-//! which is `x * scale[c] + shift[c]` with both computed once, in float64.
+//! which is `x * scale[c] + shift[c]` with both computed once, in float64. A channel of variance 0 without epsilon is NaN,
+//! as it is in Keras.
 
 use super::affine::Affine;
 use super::epilogue::Epilogue;

@@ -114,7 +114,8 @@ impl Blocking {
 impl Work {
     /// Multiplications and additions, those with padding included.
     pub(super) fn flops(&self) -> u64 {
-        2 * self.output.len() as u64 * (self.window.taps() * self.input.c / self.groups) as u64
+        let each = (self.window.taps() as u64).saturating_mul((self.input.c / self.groups) as u64);
+        (self.output.len() as u64).saturating_mul(each).saturating_mul(2)
     }
 
     /// The same work with the rows of a 2D image as planes of one row, which are the same memory: algorithms that go

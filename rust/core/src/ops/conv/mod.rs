@@ -12,6 +12,7 @@
 //! | `winograd` | kernels of 3 or 4 taps and stride 1, with fewer multiplications |
 //! | `maps` | several maps side by side, the first of them enlarged |
 //! | `strided` | stems: a kernel of stride 2 as one of stride 1 for `winograd` |
+//! | `sparse` | windows that hardly see anything but padding |
 //!
 //! The norm that follows is folded into weights and bias; residual and activation run in registers.
 
@@ -20,6 +21,7 @@ mod blocking;
 mod direct;
 mod grouped;
 mod maps;
+mod sparse;
 mod stage;
 mod strided;
 mod transposed;
@@ -36,6 +38,7 @@ use crate::window::Window;
 use blocking::{Grid, Work};
 use direct::Direct;
 use grouped::Grouped;
+use sparse::{Direction, Sparse};
 use strided::{Split, Strided};
 use weights::Weights;
 use winograd::{Variant, Winograd};
@@ -120,6 +123,12 @@ impl Conv {
         let (window, groups, grid) = (self.window, self.groups, Grid::dense(output));
         let work = Work { window, input, output, grid, groups, tile: isa.tile(), threads };
         let Epilogue { residual, activation, .. } = self.epilogue;
+        if sparse::pays(&work) {
+            let (taps, channels) = (work.window.taps(), work.input.c / groups);
+            let weight = |k, c, tap| own[0][(k * channels + c) * taps + tap];
+            let (kind, shift) = ((Direction::Forward, window, groups), (&scale[..], &shift[..]));
+            return Box::new(Sparse::new(context, kind, &self.epilogue, shift, weight));
+        }
         Layer { name: "", work, values: own[0], scale: &scale, shift: &shift, residual, activation }
             .compile(context, choose)
     }

@@ -334,6 +334,68 @@ fn winograd_where_it_pays() {
     assert_eq!(choice([1, 56, 56], 3, 64, Precision::Default), None);
 }
 
+/// An image of one plane.
+fn flat(kernel: [usize; 2], stride: usize, dilation: usize, padding: [[usize; 2]; 2]) -> Window {
+    let (stride, dilation) = ([1, stride, stride], [1, dilation, dilation]);
+    Window::new([1, kernel[0], kernel[1]], stride, dilation, [[0; 2], padding[0], padding[1]]).unwrap()
+}
+
+#[test]
+fn windows_that_mostly_see_padding() {
+    let windows = [
+        flat([5, 9], 1, 1, [[40; 2]; 2]),
+        flat([9, 4], 3, 2, [[70, 3], [50, 60]]),
+        Window::new([3; 3], [1; 3], [9; 3], [[9; 2], [20, 9], [9, 25]]).unwrap(),
+        Window::new([2, 1, 3], [5, 7, 6], [1, 1, 2], [[11, 4], [20, 20], [3, 40]]).unwrap(),
+    ];
+    for window in windows {
+        for (groups, filters) in [(1, 5), (2, 18), (4, 4)] {
+            let mut case = Case::new(Shape::new(2, [2, 3, 4], 4), filters, window).groups(groups);
+            assert!(sparse::pays(&case.work(1)), "{window:?}");
+            case.check();
+            case.conv.bias = true;
+            let norm = Some(BatchNorm { epsilon: 1e-3, momentum: 0.9 });
+            case.conv.epilogue = Epilogue { norm, residual: true, activation: Activation::Relu };
+            case.check();
+        }
+    }
+}
+
+#[test]
+fn usual_windows_are_not_sparse() {
+    for (size, window) in [
+        ([1, 7, 7], same([1, 3, 3], [1; 3], [1; 3])),
+        ([1, 33, 33], same([1, 3, 3], [1; 3], [1, 18, 18])),
+        ([1, 14, 14], same([1, 7, 7], [1, 2, 2], [1; 3])),
+        ([3; 3], same([3; 3], [2; 3], [1; 3])),
+    ] {
+        assert!(!sparse::pays(&Case::new(Shape::new(1, size, 64), 64, window).work(2)), "{size:?} {window:?}");
+    }
+}
+
+/// Padded copies of these inputs are terabytes, or cannot even be counted.
+#[test]
+fn padding_and_gaps_are_not_copied() {
+    const FAR: usize = (1 << 24) - 1;
+    Case::new(Shape::new(1, [1, 1, 1], 65536), 1, flat([2, 2], 1, FAR, [[FAR, 0]; 2])).check();
+    Case::new(Shape::new(1, [1, 4, 4], 16), 16, flat([3, 3], 1, 100_000, [[100_000; 2]; 2])).check();
+    Case::new(Shape::new(1, [1, 4, 4], 16), 16, flat([3, 3], 1 << 20, 1, [[1 << 20; 2]; 2])).check();
+    let deep = Window::new([3; 3], [1; 3], [10_000_000; 3], [[10_000_000; 2]; 3]).unwrap();
+    Case::new(Shape::new(1, [2; 3], 4), 4, deep).groups(4).check();
+}
+
+#[test]
+fn taps_that_see_no_input_cost_nothing() {
+    const MANY: usize = 1_000_000;
+    let case = Case::new(Shape::new(1, [1, 1, 4], 1), 1, flat([1, MANY], 1, 1, [[0; 2], [MANY; 2]]));
+    let (x, weight) = (case.x(), &case.parameters()[0]);
+    let want = (0..=MANY + 4).map(|out| {
+        let taps = (0..4).filter_map(|w| Some((w, (MANY + w).checked_sub(out).filter(|&tap| tap < MANY)?)));
+        taps.map(|(w, tap)| f64::from(x[w]) * f64::from(weight[tap])).sum()
+    });
+    assert_close(&case.run(Isa::best(), 2), &want.collect::<Vec<f64>>(), 2e-5);
+}
+
 #[test]
 fn costly_functions_of_few_channels_are_a_pass_of_their_own() {
     let head = |filters| Conv::pointwise(filters, true, Epilogue::default());

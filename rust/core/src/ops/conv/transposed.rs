@@ -4,11 +4,14 @@
 //!
 //! Read from the output: position `o` gets the taps `t` with `t = o + padding (mod stride)`. All outputs of one phase
 //! (`o` modulo the stride, per axis) see the same taps, so each phase is a direct convolution of the input with every
-//! `stride`-th tap in reverse order, whose outputs lie `stride` apart: no multiplication with an inserted zero.
+//! `stride`-th tap in reverse order, whose outputs lie `stride` apart: no multiplication with an inserted zero. Where a
+//! phase has no taps, or there are very many phases, `sparse` computes all of them.
 
 use super::blocking::{Grid, Work};
 use super::direct::{self, Direct};
+use super::sparse::{self, Direction, Sparse};
 use super::weights::{self, Weights};
+use crate::buffer::Buffer;
 use crate::ops::epilogue::Epilogue;
 use crate::ops::{Attributes, Compile, Io, Op, Parameter, Role, Signature, Step, expect_inputs};
 use crate::shape::Shape;
@@ -93,21 +96,41 @@ impl Op for ConvTranspose {
     }
 
     fn compile(&self, context: &mut Compile<'_>) -> Box<dyn Step> {
-        let [sd, sh, sw] = self.window.stride;
-        let mut phases = Vec::new();
-        for offset in (0..sd * sh * sw).map(|i| [i / (sh * sw), i / sw % sh, i % sw]) {
-            if (0..3).all(|axis| offset[axis] < context.output.dims()[axis]) {
-                phases.push(self.phase(context, offset));
+        match self.phases(context) {
+            Some(phases) => {
+                let phases = phases.iter().map(|phase| self.compile_phase(context, phase)).collect();
+                Box::new(Phases::new(phases))
             }
+            None => Box::new(self.compile_sparse(context)),
         }
-        Box::new(Phases::new(phases))
     }
 }
 
+/// More phases than this are not worth a step each.
+const MOST_PHASES: usize = 1024;
+
+/// A phase as a convolution.
+struct Phase {
+    offset: [usize; 3],
+    /// Along each axis, the first tap that it has.
+    first: [usize; 3],
+    work: Work,
+}
+
 impl ConvTranspose {
+    /// The phases, or `None` where they are too many, or too little of them is not padding.
+    fn phases(&self, context: &Compile<'_>) -> Option<Vec<Phase>> {
+        let dims = context.output.dims();
+        let [sd, sh, sw] = std::array::from_fn(|axis| self.window.stride[axis].min(dims[axis]));
+        let count = sd.checked_mul(sh)?.checked_mul(sw).filter(|&count| count <= MOST_PHASES)?;
+        let offsets = (0..count).map(|i| [i / (sh * sw), i / sw % sh, i % sw]);
+        offsets.map(|offset| self.phase(context, offset).filter(|phase| !sparse::pays(&phase.work))).collect()
+    }
+
     /// The convolution that computes the outputs `offset`, `offset + stride`, ...
-    fn phase(&self, context: &mut Compile<'_>, offset: [usize; 3]) -> Direct {
-        let Compile { isa, threads, .. } = *context;
+    ///
+    /// `None` if it has no taps, or if all that some of its taps see is cropped.
+    fn phase(&self, context: &Compile<'_>, offset: [usize; 3]) -> Option<Phase> {
         let (input, full) = (context.inputs[0], context.output);
         let stride = self.window.stride;
         let (mut kernel, mut first, mut padding, mut dims) = ([0; 3], [0; 3], [[0; 2]; 3], [0; 3]);
@@ -116,53 +139,73 @@ impl ConvTranspose {
             let position = offset[axis] + self.window.padding[axis][0];
             let start = position / stride[axis];
             first[axis] = position % stride[axis];
-            let taps = self.window.kernel[axis].saturating_sub(first[axis]).div_ceil(stride[axis]);
-            // Taps beyond the kernel are zero: they stand in where there is none, or where the input is cropped.
-            kernel[axis] = taps.max(start + 1);
+            kernel[axis] = self.window.kernel[axis].saturating_sub(first[axis]).div_ceil(stride[axis]);
             dims[axis] = (full.dims()[axis] - offset[axis]).div_ceil(stride[axis]);
-            padding[axis] = [kernel[axis] - 1 - start, (start + dims[axis]).saturating_sub(input.dims()[axis])];
+            let before = kernel[axis].checked_sub(start + 1)?;
+            padding[axis] = [before, (start + dims[axis]).saturating_sub(input.dims()[axis])];
         }
         let window = Window { kernel, stride: [1; 3], dilation: [1; 3], padding };
         let output = full.with_dims(dims);
         let dense = Grid::dense(full).strides;
         let strides = [dense[0], dense[1] * stride[0], dense[2] * stride[1], dense[3] * stride[2]];
         let start = (0..3).map(|axis| offset[axis] * dense[axis + 1]).sum();
-        let (groups, grid) = (self.groups, Grid { start, strides });
-        let work = Work { window, input, output, grid, groups, tile: isa.tile(), threads };
+        let (groups, grid, tile) = (self.groups, Grid { start, strides }, context.isa.tile());
+        let work = Work { window, input, output, grid, groups, tile, threads: context.threads };
+        Some(Phase { offset, first, work })
+    }
+
+    /// One factor and one summand of each output channel.
+    fn scale_shift(&self, context: &Compile<'_>) -> (Vec<f32>, Vec<f32>) {
         let own = self.epilogue.own_parameters(context.parameters);
         let norm = self.epilogue.scale_shift(context.parameters);
-        let (scale, shift) = super::scale_shift(self.filters, own.get(1).copied(), norm);
+        super::scale_shift(self.filters, own.get(1).copied(), norm)
+    }
+
+    fn compile_phase(&self, context: &mut Compile<'_>, phase: &Phase) -> Direct {
+        let Phase { offset, first, work } = *phase;
+        let (isa, kernel, groups) = (context.isa, work.window.kernel, work.groups);
+        let (scale, shift) = self.scale_shift(context);
         let panels = direct::panels(isa, &work);
-        let channels = input.c / groups;
-        let layout = format!("phase {offset:?} {kernel:?}");
-        let packed = context.packed(&layout, || {
-            let values = self.taps(own[0], channels, kernel, first);
-            Weights { values: &values, scale: &scale, groups, channels, taps: window.taps() }.pack(panels)
+        let (weight, channels) = (context.parameters[0], work.input.c / groups);
+        let packed = context.packed(&format!("phase {offset:?}"), || {
+            let values = self.taps(weight, channels, kernel, first);
+            Weights { values: &values, scale: &scale, groups, channels, taps: work.window.taps() }.pack(panels)
         });
         let bias = context.packed("bias", || weights::pad(&shift, groups, panels));
         let Epilogue { residual, activation, .. } = self.epilogue;
         Direct::new(isa, work, [packed, bias], residual, activation)
     }
 
+    fn compile_sparse(&self, context: &mut Compile<'_>) -> Sparse {
+        let (scale, shift) = self.scale_shift(context);
+        let (weight, channels) = (context.parameters[0], context.inputs[0].c / self.groups);
+        let (per_group, taps) = (self.filters / self.groups, self.window.taps());
+        let weight = |k, c, tap| weight[self.row(per_group, channels, k, c) * taps + tap];
+        let kind = (Direction::Transposed, self.window, self.groups);
+        Sparse::new(context, kind, &self.epilogue, (&scale, &shift), weight)
+    }
+
+    /// The row of the weight `(c, k / groups, taps)` for output channel `k` and input channel `c` of its group.
+    fn row(&self, per_group: usize, channels: usize, k: usize, c: usize) -> usize {
+        (k / per_group * channels + c) * per_group + k % per_group
+    }
+
     /// The weights of a phase as those of a convolution `(k, c / groups, taps)`: every `stride`-th tap from `first`,
-    /// the last one first, zero where the kernel has ended.
-    fn taps(&self, weight: &[f32], channels: usize, kernel: [usize; 3], first: [usize; 3]) -> Vec<f32> {
+    /// the last one first.
+    fn taps(&self, weight: &[f32], channels: usize, kernel: [usize; 3], first: [usize; 3]) -> Buffer {
         let Window { kernel: full, stride, .. } = self.window;
         let per_group = self.filters / self.groups;
         let taps: usize = kernel.iter().product();
-        let mut values = vec![0.0; self.filters * channels * taps];
+        let mut values = Buffer::zeroed(self.filters * channels * taps);
         for (tap, at) in
             (0..taps).map(|t| [t / (kernel[1] * kernel[2]), t / kernel[2] % kernel[1], t % kernel[2]]).enumerate()
         {
             let from: [usize; 3] =
                 std::array::from_fn(|axis| first[axis] + stride[axis] * (kernel[axis] - 1 - at[axis]));
-            if (0..3).any(|axis| from[axis] >= full[axis]) {
-                continue;
-            }
             let from = (from[0] * full[1] + from[1]) * full[2] + from[2];
             for k in 0..self.filters {
                 for c in 0..channels {
-                    let row = (k / per_group * channels + c) * per_group + k % per_group;
+                    let row = self.row(per_group, channels, k, c);
                     values[(k * channels + c) * taps + tap] = weight[row * self.window.taps() + from];
                 }
             }
@@ -207,7 +250,6 @@ impl Step for Phases {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::buffer::Buffer;
     use crate::ops::activation::Activation;
     use crate::ops::gather;
     use crate::parallel;
@@ -294,6 +336,27 @@ mod tests {
             }
         }
         check(Shape::new(1, [1, 1, 1], 4), [1, 2, 2], [1, 2, 2], [[0; 2]; 3], [0; 3]);
+    }
+
+    #[test]
+    fn phases_without_taps_and_many_phases() {
+        check(Shape::new(1, [1, 2, 3], 4), [1, 2, 2], [1, 50, 40], [[0; 2]; 3], [0, 7, 0]);
+        check(Shape::new(1, [1, 3, 2], 4), [1, 80, 75], [1, 40, 37], [[0; 2], [3, 5], [41, 0]], [0; 3]);
+        check(Shape::new(1, [1, 1, 4], 4), [1, 1, 3000], [1; 3], [[0; 2]; 3], [0; 3]);
+        check(Shape::new(1, [1, 1, 3000], 4), [1, 1, 3], [1; 3], [[0; 2], [0; 2], [1500, 1490]], [0; 3]);
+    }
+
+    #[test]
+    fn steps_do_not_multiply_with_the_stride() {
+        let window = Window::new([1, 2, 2], [1, 2000, 2000], [1; 3], [[0; 2]; 3]).unwrap();
+        let epilogue = Epilogue::default();
+        let op = ConvTranspose { filters: 4, window, output_padding: [0; 3], groups: 1, bias: false, epilogue };
+        let input = Shape::new(1, [1, 2, 2], 4);
+        let (output, weight) = (op.infer(&[input]).unwrap(), random(1, 64));
+        let (packs, packed) = (&mut Default::default(), &mut Vec::new());
+        let (isa, parameters) = (Isa::best(), &[&weight[..]][..]);
+        op.compile(&mut Compile { isa, threads: 1, inputs: &[input], output, parameters, packs, packed });
+        assert_eq!(packed.len(), 2, "weights and bias are packed once");
     }
 
     #[test]
