@@ -1,8 +1,9 @@
 //! The class `Network`.
 
+use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList};
-use resnet_core::ops::Role;
+use resnet_core::ops::{Precision, Role};
 use resnet_core::{Shape, graph};
 
 use crate::array::{Array, to_numpy};
@@ -66,6 +67,16 @@ impl Network {
         let value = Array::new(value)?;
         let (shape, values) = (value.shape(), value.values()?);
         without_gil(py, || self.inner.set(name, shape, values))
+    }
+
+    /// How exact the next runs must be: "default", or "strict".
+    fn set_precision(&self, py: Python<'_>, name: &str) -> PyResult<()> {
+        let precision = Precision::from_name(name)
+            .ok_or_else(|| PyValueError::new_err(format!("precision must be default or strict, got {name:?}")))?;
+        without_gil(py, || {
+            self.inner.set_precision(precision);
+            Ok(())
+        })
     }
 
     /// The values of the nodes `outputs`.

@@ -8,7 +8,7 @@ use super::spec::Graph;
 use crate::buffer::{Buffer, zeros};
 use crate::error::{Error, Result};
 use crate::fork::Section;
-use crate::ops::Attributes;
+use crate::ops::{Attributes, Precision};
 use crate::parallel;
 use crate::params::{Entry, Params};
 use crate::shape::Shape;
@@ -30,6 +30,7 @@ struct State {
     /// The version of the parameters that packs and plans were made from.
     version: u64,
     packs: PacksOfNodes,
+    precision: Precision,
     /// The least recently used first.
     plans: Vec<(Key, Arc<Plan>)>,
 }
@@ -83,13 +84,19 @@ impl Network {
         for (name, kind, inputs, attributes) in nodes {
             graph.push(&name, &kind, &inputs, attributes, &mut params)?;
         }
-        let state = State { params, version: 0, packs: PacksOfNodes::new(), plans: Vec::new() };
+        let state =
+            State { params, version: 0, packs: PacksOfNodes::new(), precision: Precision::Default, plans: Vec::new() };
         Ok(Self { graph, state: Mutex::new(state), arenas: Mutex::default() })
     }
 
     /// The description.
     pub fn graph(&self) -> &Graph {
         &self.graph
+    }
+
+    /// Sets how exact the next runs must be. Plans made for another precision are kept.
+    pub fn set_precision(&self, precision: Precision) {
+        self.lock().precision = precision;
     }
 
     /// The table of parameters.
@@ -201,11 +208,12 @@ impl Network {
             }
         }
         let shapes = inputs.iter().map(|(shape, _)| *shape).collect();
-        let key = Key { inputs: shapes, outputs: outputs.to_vec(), isa, threads: parallel::threads() };
+        let (outputs, threads) = (outputs.to_vec(), parallel::threads());
 
         let mut state = self.lock();
+        let key = Key { inputs: shapes, outputs, isa, threads, precision: state.precision };
         state.params.allocate()?;
-        let State { params, version, packs, plans } = &mut *state;
+        let State { params, version, packs, plans, .. } = &mut *state;
         if *version != params.version() {
             *version = params.version();
             packs.clear();

@@ -8,7 +8,7 @@ use super::memory::{Demand, place};
 use super::spec::{Graph, infer};
 use crate::buffer::{LINE, catch_out_of_memory};
 use crate::error::{Error, Result};
-use crate::ops::{Compile, Packs, Step, gather};
+use crate::ops::{Compile, Packs, Precision, Step, gather};
 use crate::params::Params;
 use crate::shape::Shape;
 use crate::simd::Isa;
@@ -23,6 +23,7 @@ pub(super) struct Key {
     pub(super) outputs: Vec<usize>,
     pub(super) isa: Isa,
     pub(super) threads: usize,
+    pub(super) precision: Precision,
 }
 
 /// Where a value is.
@@ -77,6 +78,7 @@ impl Plan {
                 let mut context = Compile {
                     isa: key.isa,
                     threads: key.threads,
+                    precision: key.precision,
                     inputs: &inputs,
                     output,
                     parameters: &parameters,

@@ -171,6 +171,8 @@ pub struct Compile<'a> {
     pub isa: Isa,
     /// The number of threads that will run it.
     pub threads: usize,
+    /// How exact it must be.
+    pub precision: Precision,
     /// The shapes of the inputs.
     pub inputs: &'a [Shape],
     /// The shape of the output.

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Attributes, Compile, Io, Op, Packs, Parameter, Role, Value, gather, parse};
+use super::{Attributes, Compile, Io, Op, Packs, Parameter, Precision, Role, Value, gather, parse};
 use crate::buffer::Buffer;
 use crate::parallel::run_with;
 use crate::shape::Shape;
@@ -89,8 +89,10 @@ impl Trial {
         let (shapes, parameters, packs) = (&self.shapes, &parameters, &mut packs);
         let mut packed = Vec::new();
         let packed = &mut packed;
-        let step =
-            self.op.compile(&mut Compile { isa, threads, inputs: shapes, output: shape, parameters, packs, packed });
+        let precision = Precision::Default;
+        let context =
+            &mut Compile { isa, threads, precision, inputs: shapes, output: shape, parameters, packs, packed };
+        let step = self.op.compile(context);
         gather(packed);
         let mut output = vec![f32::NAN; shape.len()];
         let mut scratch = Buffer::zeroed(step.scratch());

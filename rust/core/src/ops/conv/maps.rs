@@ -17,7 +17,7 @@ use super::winograd::{self, Variant};
 use super::{Conv, Layer, weights};
 use crate::buffer::align_up;
 use crate::ops::activation::Activation;
-use crate::ops::{Compile, Io, Op, Precision, Signature, Step};
+use crate::ops::{Compile, Io, Op, Signature, Step};
 use crate::shape::{Dims3, Shape};
 use crate::window::Window;
 
@@ -80,7 +80,7 @@ impl ConvOfMaps {
     /// Compiles it with Winograd's algorithm for the enlarged map where `choose` says so.
     fn compile_as(&self, context: &mut Compile<'_>, choose: impl Fn(&Work) -> bool) -> Box<dyn Step> {
         let Conv { window, epilogue, filters, .. } = self.conv;
-        let Compile { isa, threads, inputs, output, .. } = *context;
+        let Compile { isa, threads, precision, inputs, output, .. } = *context;
         let (scale, shift) = self.conv.scale_shift(context);
         let zeros = vec![0.0; filters];
         let weight = epilogue.own_parameters(context.parameters)[0];
@@ -104,7 +104,7 @@ impl ConvOfMaps {
                 activation: if last { epilogue.activation } else { Activation::Linear },
             };
             let part: Box<dyn Step> = if number > 0 {
-                layer.compile(context, |work| winograd::choose(work, Precision::Default))
+                layer.compile(context, |work| winograd::choose(work, precision))
             } else if choose(&layer.work) {
                 Box::new(layer.winograd(context, Variant::upsampled(&layer.work)))
             } else {
@@ -118,10 +118,11 @@ impl ConvOfMaps {
 
 /// Time of the direct convolutions of all phases, as [`winograd::direct`] counts it.
 fn phases_cost(work: &Work) -> f64 {
-    let taps = |window: &Window| window.kernel.map(|taps| if taps == 1 { 1 } else { 2 });
-    let window = Window { kernel: taps(&work.window), ..work.window };
-    let phases: usize = window.kernel.iter().product();
-    winograd::direct(&Work { window, ..*work }) + (phases - 1) as f64 * winograd::stream(&Work { window, ..*work })
+    /// Each is small, and its outputs lie apart.
+    const APART: f64 = 1.25;
+    let window = Window { kernel: work.window.kernel.map(|taps| if taps == 1 { 1 } else { 2 }), ..work.window };
+    let (phases, work) = (window.taps(), Work { window, ..*work });
+    APART * winograd::direct(&work) + (phases - 1) as f64 * winograd::stream(&work)
 }
 
 impl Layer<'_> {
@@ -230,6 +231,7 @@ mod tests {
     use super::super::tests::same;
     use super::*;
     use crate::buffer::Buffer;
+    use crate::ops::Precision;
     use crate::ops::epilogue::Epilogue;
     use crate::ops::gather;
     use crate::ops::trial::{Trial, norm, op, text, triple};
@@ -303,8 +305,8 @@ mod tests {
             let shapes = self.shapes();
             let output = self.op.infer(&shapes).unwrap();
             let (packs, packed) = (&mut Default::default(), &mut Vec::new());
-            let parameters: &[&[f32]] = &[&self.weight, &self.bias];
-            let mut context = Compile { isa, threads, inputs: &shapes, output, parameters, packs, packed };
+            let (parameters, precision): (&[&[f32]], _) = (&[&self.weight, &self.bias], Precision::Default);
+            let mut context = Compile { isa, threads, precision, inputs: &shapes, output, parameters, packs, packed };
             let step = self.op.compile_as(&mut context, |_| winograd);
             gather(packed);
             let mut y = vec![f32::NAN; output.len()];

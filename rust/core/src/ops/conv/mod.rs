@@ -106,7 +106,8 @@ impl Op for Conv {
     }
 
     fn compile(&self, context: &mut Compile<'_>) -> Box<dyn Step> {
-        self.compile_as(context, |work| winograd::choose(work, Precision::Default))
+        let precision = context.precision;
+        self.compile_as(context, |work| winograd::choose(work, precision))
     }
 }
 

@@ -59,6 +59,7 @@ impl Case {
         let mut context = Compile {
             isa,
             threads,
+            precision: Precision::Default,
             inputs: &[self.input],
             output: self.output(),
             parameters: &parameters,

@@ -284,7 +284,16 @@ mod tests {
     fn run(op: &ConvTranspose, input: Shape, parameters: &[&[f32]], x: &[f32], isa: Isa, threads: usize) -> Vec<f32> {
         let output = op.infer(&[input]).unwrap();
         let (packs, packed) = (&mut Default::default(), &mut Vec::new());
-        let step = op.compile(&mut Compile { isa, threads, inputs: &[input], output, parameters, packs, packed });
+        let step = op.compile(&mut Compile {
+            isa,
+            threads,
+            precision: Default::default(),
+            inputs: &[input],
+            output,
+            parameters,
+            packs,
+            packed,
+        });
         gather(packed);
         let mut y = vec![f32::NAN; output.len()];
         let mut scratch = Buffer::copy_of(&vec![f32::NAN; step.scratch()]);
@@ -355,7 +364,16 @@ mod tests {
         let (output, weight) = (op.infer(&[input]).unwrap(), random(1, 64));
         let (packs, packed) = (&mut Default::default(), &mut Vec::new());
         let (isa, parameters) = (Isa::best(), &[&weight[..]][..]);
-        op.compile(&mut Compile { isa, threads: 1, inputs: &[input], output, parameters, packs, packed });
+        op.compile(&mut Compile {
+            isa,
+            threads: 1,
+            precision: Default::default(),
+            inputs: &[input],
+            output,
+            parameters,
+            packs,
+            packed,
+        });
         assert_eq!(packed.len(), 2, "weights and bias are packed once");
     }
 

@@ -9,12 +9,28 @@ use super::transform::Axis;
 use super::{BLOCK, RESIDENT};
 
 /// How far the results of convolutions may be from those of the direct sum.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Precision {
     /// Within twice to three times its error.
+    #[default]
     Default,
     /// No further from the exact result than it is: F(2) only.
     Strict,
+}
+
+impl Precision {
+    /// That of this name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        [Precision::Default, Precision::Strict].into_iter().find(|precision| precision.name() == name)
+    }
+
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Precision::Default => "default",
+            Precision::Strict => "strict",
+        }
+    }
 }
 
 /// The tiles: outputs along depth, height and width.
