@@ -136,7 +136,7 @@ def test_windows_validate_between_epochs(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("act", "message"),
     [
-        (lambda: train(rr.callbacks.EarlyStopping("val_acuracy"), epochs=1), r"monitor: EarlyStopping expected one of 'loss'"),
+        (lambda: train(rr.callbacks.EarlyStopping("val_acuracy"), epochs=1), r"EarlyStopping expected one of 'loss'"),
         (lambda: rr.callbacks.EarlyStopping(patiense=3), r"unknown argument 'patiense'; did you mean 'patience'\?"),
         (lambda: rr.callbacks.ModelCheckpoint("model.h5"), r"filepath: expected a name that ends in .safetensors"),
         (lambda: rr.callbacks.ReduceLROnPlateau(factor=1.0), r"factor: expected a number below 1"),

@@ -36,7 +36,9 @@ def test_remainders_can_be_dropped() -> None:
 
 def test_batches_are_prepared_ahead_on_threads_and_come_in_order() -> None:
     class Slow(data.Dataset):
-        seen: set[int] = set()
+        def __init__(self, **options) -> None:
+            super().__init__(**options)
+            self.seen: set[int] = set()
 
         def __len__(self) -> int:
             return 12

@@ -325,10 +325,11 @@ def test_a_checkpoint_refuses_what_does_not_go_with_it(tmp_path) -> None:
     other.compile("sgd", "sparse_categorical_crossentropy", ["accuracy"], seed=1)
     with pytest.raises(rr.ArgumentError, match=r"seed: .*was written with 0, the model is compiled with 1"):
         other.fit(x, y, verbose=0, resume=path)
+    stop = rr.callbacks.EarlyStopping("loss")
+    compiled().fit(x, y, verbose=0, callbacks=[stop, rr.callbacks.ModelCheckpoint(path)])
+    model = compiled()
     with pytest.raises(rr.ArgumentError, match=r"callbacks: .*was written with EarlyStopping.* at another place"):
-        again = rr.callbacks.EarlyStopping("loss")
-        compiled().fit(x, y, verbose=0, callbacks=[again, rr.callbacks.ModelCheckpoint(path)])
-        compiled().fit(x, y, verbose=0, resume=path)
+        model.fit(x, y, verbose=0, resume=path)
     plain = tmp_path / "plain.safetensors"
     rr.save(classifier(), plain)
     with pytest.raises(rr.FileFormatError, match="expected a checkpoint of a training, got a model"):

@@ -16,7 +16,8 @@ SOFTMAX = np.exp(LOGITS) / np.exp(LOGITS).sum(axis=1, keepdims=True)
 
 
 @pytest.mark.parametrize(
-    ("reduction", "expected"), [("mean", np.mean), ("sum_over_batch_size", np.mean), ("sum", np.sum), ("none", np.ravel)]
+    ("reduction", "expected"),
+    [("mean", np.mean), ("sum_over_batch_size", np.mean), ("sum", np.sum), ("none", np.ravel)],
 )
 def test_cross_entropies_agree(reduction: str, expected) -> None:
     plain = expected(-np.log(SOFTMAX[np.arange(4), LABELS]))

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from .models import Model, Sequential, create_model, from_config, from_weights, list_models, load, save
     from .runtime import cpu_info, get_num_threads, num_threads, set_num_threads, show_versions
     from .training import callbacks, data, losses, metrics, optimizers, schedules
+    from .training.sliding_window import SlidingWindowInference, sliding_window_inference
 
     __version__: str
 
@@ -43,6 +44,7 @@ __all__ = [
     "ResnetError",
     "Sequential",
     "ShapeError",
+    "SlidingWindowInference",
     "StateError",
     "UnknownArgumentError",
     "UnknownNameError",
@@ -74,6 +76,7 @@ __all__ = [
     "schedules",
     "set_num_threads",
     "show_versions",
+    "sliding_window_inference",
     "weights",
 ]
 
@@ -93,6 +96,7 @@ _SOURCES = {
     ),
     # Model comes by way of the models, which it must be able to name.
     "models": ("Model", "Sequential", "create_model", "from_config", "from_weights", "list_models", "load", "save"),
+    "training.sliding_window": ("SlidingWindowInference", "sliding_window_inference"),
     "runtime": ("cpu_info", "get_num_threads", "num_threads", "set_num_threads", "show_versions"),
 }
 _ORIGIN = {name: module for module, names in _SOURCES.items() for name in names}

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from resnet_rs.arrays import as_float32, real_array
-from resnet_rs.checks import check_bool, check_int
+from resnet_rs.checks import check_bool, check_int, check_size
 from resnet_rs.errors import ArgumentError, ShapeError, StateError
 from resnet_rs.parameters import Parameters
 from resnet_rs.runtime import require_memory
@@ -122,18 +122,20 @@ class Differentiable(Parameters):
         config = self.get_config()
         if "num_classes" not in config or config.get("include_top") is False:
             raise ArgumentError(f"num_classes: {self.name} has no classes; put layers on it with rr.Sequential")
-        config["num_classes"] = num_classes
+        config["num_classes"] = check_size("num_classes", num_classes)
         if classifier_activation != "keep":
             config["classifier_activation"] = classifier_activation
         fresh = type(self).from_config(config)
-        frozen = self._frozen
+        # What has another shape for another number of classes is the head.
+        other = type(self).from_config({**config, "num_classes": num_classes + 1}).parameter_shapes()
+        head = {name for name, shape in fresh.parameter_shapes().items() if other[name] != shape}
+        frozen = self._frozen - head
         for name, (shape, _, _) in self._parameters.items():
-            if name not in self._empty and fresh.parameter_shapes().get(name) == shape:
+            if name not in self._empty | head and fresh.parameter_shapes().get(name) == shape:
                 fresh._set(name, self._network.get(name).reshape(shape))
         self.__dict__.clear()
         self.__dict__.update(fresh.__dict__)
-        head = [name for name, shape in self.parameter_shapes().items() if shape[0] == num_classes][-2:]
-        self._frozen = frozenset(frozen - set(head))
+        self._frozen = frozen
 
     # -- gradients for losses of one's own ----------------------------------------------------------------------------
 
@@ -249,6 +251,8 @@ class Differentiable(Parameters):
         input_gradient: bool = False,
     ) -> NDArray[np.float32]:
         """Run the engine forward in training mode, if there is memory for it; returns (n, d, h, w, c)."""
+        if recompute:
+            raise ArgumentError("recompute: expected False, the engine keeps what the way back needs")
         n, d, h, w, c = shape
         flags = self.trainable_flags()
         key = (shape, node, tuple(flags), recompute, input_gradient)

@@ -408,3 +408,49 @@ def __dir__() -> list[str]:
     from . import region_losses
 
     return sorted([*__all__, *region_losses.__all__])
+
+
+if TYPE_CHECKING:
+    from .region_losses import (
+        BinaryCenterlineDiceLoss,
+        BinaryDiceCELoss,
+        BinaryDiceLoss,
+        BinaryGeneralizedDiceLoss,
+        BinaryIoULoss,
+        BinaryTverskyLoss,
+        CategoricalCenterlineDiceLoss,
+        CategoricalDiceCELoss,
+        CategoricalDiceLoss,
+        CategoricalGeneralizedDiceLoss,
+        CategoricalIoULoss,
+        CategoricalTverskyLoss,
+        RegionLoss,
+        SparseCenterlineDiceLoss,
+        SparseDiceCELoss,
+        SparseDiceLoss,
+        SparseGeneralizedDiceLoss,
+        SparseIoULoss,
+        SparseTverskyLoss,
+    )
+
+    __all__ += [
+        "BinaryCenterlineDiceLoss",
+        "BinaryDiceCELoss",
+        "BinaryDiceLoss",
+        "BinaryGeneralizedDiceLoss",
+        "BinaryIoULoss",
+        "BinaryTverskyLoss",
+        "CategoricalCenterlineDiceLoss",
+        "CategoricalDiceCELoss",
+        "CategoricalDiceLoss",
+        "CategoricalGeneralizedDiceLoss",
+        "CategoricalIoULoss",
+        "CategoricalTverskyLoss",
+        "RegionLoss",
+        "SparseCenterlineDiceLoss",
+        "SparseDiceCELoss",
+        "SparseDiceLoss",
+        "SparseGeneralizedDiceLoss",
+        "SparseIoULoss",
+        "SparseTverskyLoss",
+    ]

@@ -4,9 +4,8 @@ Pieces of `roi_size` overlap; where they do, their outputs are averaged, each we
 of a Gaussian bell, which trusts the middle of a piece more than its border.
 
 >>> import numpy as np, resnet_rs as rr
->>> from resnet_rs.training.sliding_window import sliding_window_inference
 >>> x = np.random.default_rng(0).standard_normal((1, 40, 50, 1), dtype=np.float32)
->>> y = sliding_window_inference(x, lambda pieces: 2 * pieces, num_classes=1, roi_size=(16, 16), sw_batch_size=4)
+>>> y = rr.sliding_window_inference(x, lambda pieces: 2 * pieces, num_classes=1, roi_size=(16, 16), sw_batch_size=4)
 >>> bool(np.allclose(y, 2 * x, atol=1e-5))
 True
 """

@@ -68,13 +68,15 @@ class Compiled:
     def native(self) -> _core.Optimizer:
         """The engine's optimiser, made anew with the same moments when what is trained or how has changed."""
         model, optimizer = self.model, self.optimizer
-        shapes = model.parameter_shapes()
-        trainable = model.trainable_flags()
-        factors = [self.factors.get(name, 1.0) if flag else 0.0 for name, flag in zip(shapes, trainable, strict=True)]
-        decays = optimizer.decays(shapes, shapes.values())
-        layout = (optimizer.kind, tuple(factors), tuple(decays), tuple(optimizer.native_options().items()))
+        options = optimizer.native_options()
+        layout = (model._frozen, optimizer.weight_decay, optimizer.decay_on, tuple(options.values()))
         if self._native is None or layout != self._layout:
-            made = _core.Optimizer(optimizer.kind, optimizer.native_options(), factors, decays)
+            shapes = model.parameter_shapes()
+            factors = [
+                self.factors.get(name, 1.0) if flag else 0.0
+                for name, flag in zip(shapes, model.trainable_flags(), strict=True)
+            ]
+            made = _core.Optimizer(optimizer.kind, options, factors, optimizer.decays(shapes, shapes.values()))
             if self._native is not None:
                 made.load_state(self._native.state())
             self._native, self._layout = made, layout

@@ -307,7 +307,7 @@ class Trainable(Differentiable):
     def _validation(self, data: Any, batch_size: int | None, steps: int | None) -> Source:
         from .sources import find_source
 
-        pair = isinstance(data, (tuple, list)) and len(data) in (2, 3) and not isinstance(data[0], (tuple, list))
+        pair = isinstance(data, (tuple, list)) and len(data) in (2, 3) and not isinstance(data[0], tuple)
         if not pair:
             return find_source(
                 data, None, None, batch_size=None, shuffle=False, seed=0, steps=steps, what="validation_data"

@@ -85,11 +85,6 @@ impl Attributes {
         if self.has(name) { self.number(name) } else { Ok(default) }
     }
 
-    /// As [`Attributes::flag`], where the attribute may be left out.
-    pub fn flag_or(&mut self, name: &str, default: bool) -> Result<bool, String> {
-        if self.has(name) { self.flag(name) } else { Ok(default) }
-    }
-
     /// As [`Attributes::count`], where the attribute may be left out.
     pub fn count_or(&mut self, name: &str, default: usize) -> Result<usize, String> {
         if self.has(name) { self.count(name) } else { Ok(default) }
