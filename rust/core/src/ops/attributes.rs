@@ -69,6 +69,11 @@ impl Attributes {
         }
     }
 
+    /// As [`Attributes::flag`], where the attribute may be left out.
+    pub fn flag_or(&mut self, name: &str, default: bool) -> Result<bool, String> {
+        if self.has(name) { self.flag(name) } else { Ok(default) }
+    }
+
     /// A finite number.
     pub fn number(&mut self, name: &str) -> Result<f32, String> {
         let value = self.take(name)?;
