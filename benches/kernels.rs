@@ -11,7 +11,7 @@ use std::time::Instant;
 
 use resnet_core::Shape;
 use resnet_core::buffer::Buffer;
-use resnet_core::ops::{Attributes, Compile, Io, Op, Step, Value, gather, parse};
+use resnet_core::ops::{Attributes, Compile, Io, Op, Precision, Step, Value, gather, parse};
 use resnet_core::parallel::{Pool, run_with};
 use resnet_core::simd::{Isa, Kernel, Simd, dispatch};
 
@@ -120,6 +120,7 @@ impl Compiled {
         let mut context = Compile {
             isa,
             threads,
+            precision: Precision::Default,
             inputs: &[input],
             output,
             parameters: &slices,

@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use resnet_core::Shape;
 use resnet_core::buffer::Buffer;
-use resnet_core::ops::{Attributes, Compile, Io, Op, Packs, Step, Value, gather, parse};
+use resnet_core::ops::{Attributes, Compile, Io, Op, Packs, Precision, Step, Value, gather, parse};
 use resnet_core::parallel::{Pool, run_with};
 use resnet_core::simd::Isa;
 
@@ -93,7 +93,16 @@ impl Bench {
         let mut packs = Packs::new();
         let mut packed = Vec::new();
         let (packs, packed) = (&mut packs, &mut packed);
-        let context = &mut Compile { isa, threads, inputs: &shapes, output, parameters: &slices, packs, packed };
+        let context = &mut Compile {
+            isa,
+            threads,
+            precision: Precision::Default,
+            inputs: &shapes,
+            output,
+            parameters: &slices,
+            packs,
+            packed,
+        };
         let step = op.compile(context);
         gather(packed);
         let values = parameters.iter().map(|values| values.len());

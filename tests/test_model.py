@@ -401,3 +401,20 @@ def test_files_that_are_no_models(tmp_path: Path, model: rr.Model) -> None:
     rr.weights.write_safetensors(path, model.state_dict(), {"config": '{"model": "ResNet32"}'})
     with pytest.raises(rr.WeightsError, match="missing"):
         rr.load(path)
+
+
+def test_strict_precision_forbids_the_algorithms_that_round_more() -> None:
+    model = rr.models.ResNet18(input_shape=(128, 128, 3), num_classes=3, seed=1)
+    x = np.random.default_rng(0).standard_normal((1, 128, 128, 3), dtype=np.float32)
+    assert model.precision == "default"
+    fast, plan = model.predict(x), str([layer["algorithm"] for layer in model.profile(x, repeats=1)])
+    assert "winograd 1x4x4" in plan
+    model.precision = "strict"
+    strict, plan = model.predict(x), str([layer["algorithm"] for layer in model.profile(x, repeats=1)])
+    assert "winograd" in plan and "4x4" not in plan
+    assert not np.array_equal(fast, strict)
+    np.testing.assert_allclose(fast, strict, atol=1e-5)
+    model.precision = "default"
+    np.testing.assert_array_equal(model.predict(x), fast)
+    with pytest.raises(rr.ArgumentError, match="precision: expected one of 'default', 'strict', got 'exact'"):
+        model.precision = "exact"

@@ -35,24 +35,20 @@ class Case:
         net = self.info["net"]
         self.classes = net.get("nc", 10)
         channels, *sizes = self.info["input_shape"][1:]
-        model = rr.models.ResNetBackbone(
+        constructor = rr.models.ResNet50 if net.get("bott") else rr.models.ResNet18
+        model = constructor(
             input_shape=(*sizes, channels),
             num_blocks=net["layers"],
-            block_type="bottleneck_block" if net.get("bott") else "basic_block",
             groups=net.get("g", 1),
             width_per_group=net.get("w", 64),
             se_block=net.get("se", False),
             se_position="after_bn",
             shortcut_conv=[False] * 4,
-            include_top=True,
+            bn_unbiased_running_var=True,
             num_classes=self.classes,
             classifier_activation=None,
         )
-        nodes = [
-            (name, op, inputs, {**attributes, "unbiased": True} if op == "batch_norm" else attributes)
-            for name, op, inputs, attributes in model.graph.spec()
-        ]
-        self.network = _core.Network(nodes)
+        self.network = _core.Network(model.graph.spec())
         self.output = model.graph.outputs["output"]
         self.rows = self.network.parameters()
         self.names = {name: number for number, (name, *_) in enumerate(self.info["tensors"])}
@@ -80,7 +76,7 @@ class Case:
         x = rng.standard_normal(shape)
         y = rng.integers(0, self.classes, shape[0])
         x += (y / self.classes).reshape(-1, *[1] * (len(shape) - 1))
-        x = np.moveaxis(x, 1, -1).astype(np.float32)
+        x = np.ascontiguousarray(np.moveaxis(x, 1, -1), np.float32)
         return x.reshape(x.shape[0], *([1] if x.ndim == 4 else []), *x.shape[1:]), y
 
     def step(self, step: int) -> float:

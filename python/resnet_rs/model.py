@@ -10,7 +10,7 @@ import numpy as np
 
 from . import _core
 from .arrays import DataFormat, as_float32, checked_input, checked_shape
-from .checks import check_int, check_size
+from .checks import check_choice, check_int, check_size
 from .errors import ArgumentError, ShapeError, UnknownNameError, suggest
 from .profile import Profile
 from .runtime import require_memory
@@ -69,6 +69,7 @@ class Model(Trainable):
         self._config = dict(config)
         self._seed = check_int("seed", seed, 0, 2**64 - 1)
         self._network = _core.Network(graph.spec())
+        self._precision = "default"
         self._parameters = {
             name: (self._user_shape(shape), trainable, start)
             for name, shape, trainable, start in self._network.parameters()
@@ -95,6 +96,29 @@ class Model(Trainable):
     def data_format(self) -> str:
         """ "channels_last" or "channels_first"."""
         return self._format.name
+
+    @property
+    def precision(self) -> str:
+        """How exact convolutions are: "default", or "strict"; may be set at any time.
+
+        With "default" the rounding error of a convolution may be two to three times that of the direct sum in float32
+        (still within 2e-5 of the scale of its results), which allows its fastest algorithms. With "strict" it is no larger.
+
+        Raises:
+            ArgumentError: when set to anything else.
+
+        >>> import resnet_rs as rr
+        >>> model = rr.models.ResNet18(input_shape=(64, 64, 3), num_classes=5)
+        >>> model.precision
+        'default'
+        >>> model.precision = "strict"
+        """
+        return self._precision
+
+    @precision.setter
+    def precision(self, value: str) -> None:
+        self._precision = check_choice("precision", value, ("default", "strict"))
+        self._network.set_precision(self._precision)
 
     @property
     def input_shape(self) -> tuple[int | None, ...]:

@@ -1,14 +1,16 @@
 //! The class `Network`.
 
+use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList};
-use resnet_core::ops::Role;
 use resnet_core::graph::Training;
+use resnet_core::ops::{Precision, Role};
 use resnet_core::{Shape, graph};
 
 use crate::array::{Array, to_numpy};
 use crate::attributes::to_attributes;
 use crate::error::without_gil;
+use crate::optim::Optimizer;
 use crate::runtime::isa;
 use crate::watch::PythonWatch;
 
@@ -69,6 +71,16 @@ impl Network {
         without_gil(py, || self.inner.set(name, shape, values))
     }
 
+    /// How exact the next runs must be: "default", or "strict".
+    fn set_precision(&self, py: Python<'_>, name: &str) -> PyResult<()> {
+        let precision = Precision::from_name(name)
+            .ok_or_else(|| PyValueError::new_err(format!("precision must be default or strict, got {name:?}")))?;
+        without_gil(py, || {
+            self.inner.set_precision(precision);
+            Ok(())
+        })
+    }
+
     /// The values of the nodes `outputs`.
     fn run<'py>(
         &self,
@@ -96,8 +108,7 @@ impl Network {
     ) -> PyResult<Bound<'py, PyList>> {
         let arrays = borrow(&inputs)?;
         let inputs = with_shapes(py, &arrays)?;
-        let training =
-            Training { isa: isa(), outputs: &outputs, trainable: &trainable, input_gradients, seed };
+        let training = Training { isa: isa(), outputs: &outputs, trainable: &trainable, input_gradients, seed };
         let mut watch = PythonWatch::new();
         let results = without_gil(py, || self.inner.train_forward(&inputs, &training, &mut watch));
         to_list(py, watch.resolve(results)?)
@@ -126,6 +137,16 @@ impl Network {
         })
     }
 
+    /// Moves the parameters by the gradients that are there.
+    fn update(&self, py: Python<'_>, optimizer: &Optimizer, learning_rate: f32) -> PyResult<()> {
+        optimizer.with(py, |optimizer| self.inner.update(isa(), optimizer, learning_rate))
+    }
+
+    /// Exchanges the parameters and their moving averages.
+    fn swap_average(&self, py: Python<'_>, optimizer: &Optimizer) -> PyResult<()> {
+        optimizer.with(py, |optimizer| self.inner.swap_average(optimizer))
+    }
+
     /// Bytes of activations, gradients of activations and scratch memory of a training step, found by planning it.
     #[pyo3(signature = (input_shape, outputs, *, trainable, input_gradients = false))]
     fn training_bytes(
@@ -136,8 +157,7 @@ impl Network {
         trainable: Vec<bool>,
         input_gradients: bool,
     ) -> PyResult<usize> {
-        let training =
-            Training { isa: isa(), outputs: &outputs, trainable: &trainable, input_gradients, seed: 0 };
+        let training = Training { isa: isa(), outputs: &outputs, trainable: &trainable, input_gradients, seed: 0 };
         without_gil(py, || self.inner.training_bytes(&[to_shape(input_shape)], &training))
     }
 

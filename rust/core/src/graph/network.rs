@@ -9,7 +9,7 @@ use super::training::Trainer;
 use crate::buffer::{Buffer, zeros};
 use crate::error::{Error, Result};
 use crate::fork::Section;
-use crate::ops::Attributes;
+use crate::ops::{Attributes, Precision};
 use crate::parallel;
 use crate::params::{Entry, Params};
 use crate::shape::Shape;
@@ -31,6 +31,7 @@ pub(super) struct State {
     /// The version of the parameters that packs and plans were made from.
     version: u64,
     packs: PacksOfNodes,
+    pub(super) precision: Precision,
     /// The least recently used first.
     plans: Vec<(Key, Arc<Plan>)>,
     pub(super) trainer: Trainer,
@@ -85,14 +86,25 @@ impl Network {
         for (name, kind, inputs, attributes) in nodes {
             graph.push(&name, &kind, &inputs, attributes, &mut params)?;
         }
-        let state =
-            State { params, version: 0, packs: PacksOfNodes::new(), plans: Vec::new(), trainer: Trainer::default() };
+        let state = State {
+            params,
+            version: 0,
+            packs: PacksOfNodes::new(),
+            precision: Precision::Default,
+            plans: Vec::new(),
+            trainer: Trainer::default(),
+        };
         Ok(Self { graph, state: Mutex::new(state), arenas: Mutex::default() })
     }
 
     /// The description.
     pub fn graph(&self) -> &Graph {
         &self.graph
+    }
+
+    /// Sets how exact the next runs must be. Plans made for another precision are kept.
+    pub fn set_precision(&self, precision: Precision) {
+        self.lock().precision = precision;
     }
 
     /// The table of parameters.
@@ -198,9 +210,10 @@ impl Network {
     fn plan(&self, isa: Isa, inputs: &[(Shape, &[f32])], outputs: &[usize]) -> Result<Arc<Plan>> {
         self.check(inputs, outputs)?;
         let shapes = inputs.iter().map(|(shape, _)| *shape).collect();
-        let key = Key { inputs: shapes, outputs: outputs.to_vec(), isa, threads: parallel::threads() };
+        let (outputs, threads) = (outputs.to_vec(), parallel::threads());
 
         let mut state = self.lock();
+        let key = Key { inputs: shapes, outputs, isa, threads, precision: state.precision };
         state.params.allocate()?;
         let State { params, version, packs, plans, .. } = &mut *state;
         if *version != params.version() {

@@ -8,7 +8,7 @@ use super::memory::{Demand, place};
 use super::spec::{Graph, Node, infer};
 use crate::buffer::{LINE, catch_out_of_memory};
 use crate::error::{Error, Result};
-use crate::ops::{Compile, Packing, Packs, Step, gather};
+use crate::ops::{Compile, Packing, Packs, Precision, Step, gather};
 use crate::parallel::run_with;
 use crate::params::Params;
 use crate::shape::Shape;
@@ -24,6 +24,7 @@ pub(super) struct Key {
     pub(super) outputs: Vec<usize>,
     pub(super) isa: Isa,
     pub(super) threads: usize,
+    pub(super) precision: Precision,
 }
 
 /// Where a value is.
@@ -77,6 +78,7 @@ impl Plan {
                     isa: key.isa,
                     threads: key.threads,
                     pool,
+                    precision: key.precision,
                     inputs: &inputs,
                     output,
                     parameters: &parameters,

@@ -1,12 +1,16 @@
 //! Training a network: forward with everything kept, backward, and the gradients in between.
 
+use std::ops::Range;
+
 use super::network::{Network, State, Tensor, Watch};
 use super::training_exec::Tape;
 use super::training_plan::{TrainingKey, TrainingPlan};
 use crate::buffer::Buffer;
 use crate::error::{Error, Result};
+use crate::optim::Optimizer;
 use crate::parallel;
 use crate::params::Params;
+use crate::pieces::Place;
 use crate::shape::Shape;
 use crate::simd::Isa;
 
@@ -27,7 +31,8 @@ pub struct Training<'a> {
 }
 
 impl Training<'_> {
-    fn key(&self, params: &Params, inputs: Vec<Shape>) -> TrainingKey {
+    fn key(&self, state: &State, inputs: Vec<Shape>) -> TrainingKey {
+        let State { params, precision, .. } = state;
         let trainable = params.entries().iter().enumerate();
         let trainable =
             trainable.map(|(row, entry)| entry.trainable() && self.trainable.get(row).copied().unwrap_or(false));
@@ -36,6 +41,7 @@ impl Training<'_> {
             outputs: self.outputs.to_vec(),
             isa: self.isa,
             threads: parallel::threads(),
+            precision: *precision,
             trainable: trainable.collect(),
             input_gradients: self.input_gradients,
         }
@@ -71,9 +77,9 @@ impl Network {
     ) -> Result<Vec<Tensor>> {
         self.check(inputs, training.outputs)?;
         let mut state = self.lock();
+        state.params.allocate()?;
+        let key = training.key(&state, inputs.iter().map(|(shape, _)| *shape).collect());
         let State { params, trainer, .. } = &mut *state;
-        params.allocate()?;
-        let key = training.key(params, inputs.iter().map(|(shape, _)| *shape).collect());
         trainer.ready = false;
         let known = trainer.plan.take().filter(|plan| plan.key == key && trainer.edition == params.edition());
         let fresh = known.is_none();
@@ -145,7 +151,7 @@ impl Network {
     pub fn training_bytes(&self, inputs: &[Shape], training: &Training<'_>) -> Result<usize> {
         let mut state = self.lock();
         state.params.allocate()?;
-        let key = training.key(&state.params, inputs.to_vec());
+        let key = training.key(&state, inputs.to_vec());
         let plan = TrainingPlan::new(self.graph(), &state.params, key)?;
         Ok(plan.arena.saturating_mul(size_of::<f32>()))
     }
@@ -163,10 +169,48 @@ impl Network {
         Ok((state.params.entries()[row].shape.clone(), values))
     }
 
+    /// Moves the parameters by the gradients that are there, as `optimizer` says.
+    ///
+    /// # Errors
+    /// [`Error::State`] if there are no gradients, and those of [`Optimizer::update`].
+    pub fn update(&self, isa: Isa, optimizer: &mut Optimizer, learning_rate: f32) -> Result<()> {
+        let mut state = self.lock();
+        let State { params, trainer, .. } = &mut *state;
+        if trainer.gradients.is_empty() {
+            return Err(Error::State { message: "expected a step backward before an update".into() });
+        }
+        let rows = rows(params);
+        let gradients = &trainer.gradients;
+        let (values, threads) = (params.values_mut(), parallel::threads());
+        parallel::run_with(threads, |pool| {
+            optimizer.update(&rows, values, gradients, learning_rate, Place { isa, pool })
+        })?;
+        trainer.stale = true;
+        Ok(())
+    }
+
+    /// Exchanges the parameters and their moving averages.
+    ///
+    /// # Errors
+    /// Those of [`Optimizer::swap_average`].
+    pub fn swap_average(&self, optimizer: &mut Optimizer) -> Result<()> {
+        let mut state = self.lock();
+        state.params.allocate()?;
+        let State { params, trainer, .. } = &mut *state;
+        optimizer.swap_average(&rows(params), params.values_mut())?;
+        trainer.stale = true;
+        Ok(())
+    }
+
     /// Sets all gradients to zero.
     pub fn zero_gradients(&self) {
         self.lock().trainer.gradients.fill(0.0);
     }
+}
+
+/// Where each parameter lies.
+fn rows(params: &Params) -> Vec<Range<usize>> {
+    (0..params.entries().len()).map(|row| params.range(row)).collect()
 }
 
 #[cfg(test)]

@@ -16,7 +16,7 @@ use super::memory::{Demand, place};
 use super::spec::{Graph, Node, infer};
 use crate::buffer::{Buffer, OutOfMemory, catch_out_of_memory};
 use crate::error::{Error, Result};
-use crate::ops::{Activation, Compile, Packing, Packs, Step, TrainStep, Wants, gather};
+use crate::ops::{Activation, Compile, Packing, Packs, Precision, Step, TrainStep, Wants, gather};
 use crate::parallel::run_with;
 use crate::params::Params;
 use crate::shape::Shape;
@@ -29,6 +29,7 @@ pub(super) struct TrainingKey {
     pub(super) outputs: Vec<usize>,
     pub(super) isa: Isa,
     pub(super) threads: usize,
+    pub(super) precision: Precision,
     /// One for each parameter.
     pub(super) trainable: Vec<bool>,
     /// Whether the gradients of the inputs are wanted.
@@ -259,7 +260,16 @@ fn compile(
             let packing =
                 if active[number] { Packing::Own } else { Packing::Shared { known: &mut known, made: &mut made } };
             let (isa, threads, output) = (key.isa, key.threads, shapes[number]);
-            let mut context = Compile { isa, threads, pool, inputs: &inputs, output, parameters: &parameters, packing };
+            let mut context = Compile {
+                isa,
+                threads,
+                pool,
+                precision: key.precision,
+                inputs: &inputs,
+                output,
+                parameters: &parameters,
+                packing,
+            };
             if !active[number] {
                 return Direction::Forward(node.op.compile(&mut context));
             }

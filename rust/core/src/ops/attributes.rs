@@ -71,7 +71,7 @@ impl Attributes {
 
     /// As [`Attributes::flag`], where the attribute may be left out.
     pub fn flag_or(&mut self, name: &str, default: bool) -> Result<bool, String> {
-        if self.values.contains_key(name) { self.flag(name) } else { Ok(default) }
+        if self.has(name) { self.flag(name) } else { Ok(default) }
     }
 
     /// A finite number.

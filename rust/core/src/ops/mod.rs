@@ -50,6 +50,7 @@ mod rescale;
 mod rows;
 mod softmax;
 mod squeeze_excite;
+mod squeeze_excite_backward;
 mod training;
 mod transposed_axes;
 #[cfg(test)]
@@ -204,6 +205,8 @@ pub struct Compile<'a> {
     pub threads: usize,
     /// Threads to pack weights with.
     pub pool: &'a Pool,
+    /// How exact it must be.
+    pub precision: Precision,
     /// The shapes of the inputs.
     pub inputs: &'a [Shape],
     /// The shape of the output.

@@ -4,13 +4,15 @@
 //!
 //! The last step is one elementwise pass that takes along a batch norm, a residual sum and an activation: with the norm
 //! after the scaling (Keras's order) `y = activation(x * (s[n][c] * scale[c]) + shift[c] + residual)`.
+//! Backward: see `squeeze_excite_backward`.
 
 use super::activation::Activation;
 use super::affine::{Pass, repeats};
 use super::dense::Product;
 use super::epilogue::Epilogue;
 use super::fold::{Slabs, Sum};
-use super::{Attributes, Compile, Io, Op, Packed, Parameter, Role, Signature, Step, expect_inputs};
+use super::squeeze_excite_backward::SqueezeExciteTraining;
+use super::{Attributes, Compile, Io, Op, Packed, Parameter, Role, Signature, Step, TrainStep, Wants, expect_inputs};
 use crate::buffer::align_up;
 use crate::shape::Shape;
 use crate::simd::Isa;
@@ -18,15 +20,15 @@ use crate::simd::Isa;
 /// Squeeze-and-excitation with what follows it.
 #[derive(Clone, Copy, Debug)]
 pub struct SqueezeExcite {
-    hidden: usize,
-    activation: Activation,
-    gate: Activation,
-    epilogue: Epilogue,
+    pub(super) hidden: usize,
+    pub(super) activation: Activation,
+    pub(super) gate: Activation,
+    pub(super) epilogue: Epilogue,
 }
 
 impl SqueezeExcite {
     /// Parameters of its own: weight and bias of both layers.
-    const PARAMETERS: usize = 4;
+    pub(super) const PARAMETERS: usize = 4;
 
     pub(super) fn parse(attributes: &mut Attributes) -> Result<Box<dyn Op>, String> {
         let hidden = attributes.size("hidden")?;
@@ -82,6 +84,10 @@ impl Op for SqueezeExcite {
             scale,
             shift: shift.repeat(repeats(shape.c)),
         })
+    }
+
+    fn compile_for_training(&self, context: &mut Compile<'_>, wants: Wants<'_>) -> Box<dyn TrainStep> {
+        Box::new(SqueezeExciteTraining::new(*self, context, wants))
     }
 }
 
@@ -200,6 +206,25 @@ mod tests {
                 want.iter_mut().zip(trial.input(1)).for_each(|(y, residual)| *y += residual);
                 let trial = trial.absorb(&*op("activation", &[("function", text("relu"))]), &[]);
                 trial.check(&want.iter().map(|y| y.max(0.0)).collect::<Vec<_>>());
+            }
+        }
+    }
+
+    #[test]
+    fn gradients() {
+        for (c, hidden) in [(1, 1), (5, 2), (16, 3), (70, 9)] {
+            for dims in [[1, 1, 1], [1, 9, 13], [3, 9, 14]] {
+                // Smooth functions, of which one is known from its output and one from its input.
+                for (activation, gate) in [("tanh", "sigmoid"), ("silu", "sigmoid"), ("tanh", "gelu")] {
+                    let names = [("activation", text(activation)), ("gate", text(gate))];
+                    let op = op("squeeze_excite", &[&names[..], &[("hidden", Value::Int(hidden))]].concat());
+                    let mut trial = Trial::new(op, &[Shape::new(3, dims, c)]);
+                    // Means near zero would leave the first layer without a gradient.
+                    trial.inputs[0].iter_mut().for_each(|x| *x += 0.5);
+                    // Many channels move a gate far with a small step; one, whose gradient is small, needs a larger one.
+                    let (h, tolerance) = if c == 1 { (2e-2, 5e-3) } else { (2e-3, 1e-3) };
+                    trial.check_gradients(h, tolerance);
+                }
             }
         }
     }

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::{
-    Attributes, Backward, Compile, Forward, Gradient, Io, Op, Packing, Packs, Parameter, Role, Value, Wants, gather,
-    parse,
+    Attributes, Backward, Compile, Forward, Gradient, Io, Op, Packing, Packs, Parameter, Precision, Role, Value, Wants,
+    gather, parse,
 };
 use crate::buffer::Buffer;
 use crate::parallel::run_with;
@@ -107,7 +107,16 @@ impl Trial {
         let step = run_with(threads, |pool| {
             let packing = Packing::Shared { known: &mut Packs::new(), made: &mut made };
             let (inputs, parameters) = (&self.shapes, &parameters);
-            self.op.compile(&mut Compile { isa, threads, pool, inputs, output: shape, parameters, packing })
+            self.op.compile(&mut Compile {
+                isa,
+                threads,
+                pool,
+                precision: Precision::Default,
+                inputs,
+                output: shape,
+                parameters,
+                packing,
+            })
         });
         gather(&made);
         let mut output = vec![f32::NAN; shape.len()];
@@ -160,8 +169,16 @@ impl Trial {
         run_with(threads, |pool| {
             let packing = Packing::Own;
             let (shapes, seed) = (&self.shapes, 1);
-            let mut context =
-                Compile { isa, threads, pool, inputs: shapes, output: shape, parameters: &parameters, packing };
+            let mut context = Compile {
+                isa,
+                threads,
+                pool,
+                precision: Precision::Default,
+                inputs: shapes,
+                output: shape,
+                parameters: &parameters,
+                packing,
+            };
             let mut step = self.op.compile_for_training(&mut context, wants);
             step.repack(&parameters, pool);
             let mut saved = Buffer::copy_of(&vec![f32::NAN; step.saved()]);

@@ -10,16 +10,16 @@
 
 use std::any::Any;
 
+use super::Conv;
+use super::algorithm::Layer;
 use super::blocking::{Grid, Work};
 use super::direct::{self, Direct};
-use super::algorithm::Layer;
 use super::sequence::Sequence;
 use super::weights::{self, Weights};
 use super::winograd::{self, Variant};
-use super::Conv;
 use crate::buffer::align_up;
 use crate::ops::activation::Activation;
-use crate::ops::{Compile, Io, Op, Precision, Signature, Step};
+use crate::ops::{Compile, Io, Op, Signature, Step};
 use crate::shape::{Dims3, Shape};
 use crate::window::Window;
 
@@ -82,7 +82,7 @@ impl ConvOfMaps {
     /// Compiles it with Winograd's algorithm for the enlarged map where `choose` says so.
     fn compile_as(&self, context: &mut Compile<'_>, choose: impl Fn(&Work) -> bool) -> Box<dyn Step> {
         let Conv { window, epilogue, filters, .. } = self.conv;
-        let Compile { isa, threads, inputs, output, .. } = *context;
+        let Compile { isa, threads, precision, inputs, output, .. } = *context;
         let (scale, shift) = self.conv.scale_shift(context);
         let zeros = vec![0.0; filters];
         let weight = epilogue.own_parameters(context.parameters)[0];
@@ -105,7 +105,7 @@ impl ConvOfMaps {
                 activation: if last { epilogue.activation } else { Activation::Linear },
             };
             let part: Box<dyn Step> = if number > 0 {
-                Box::new(layer.compile(context, winograd::choose(&layer.work, Precision::Default)))
+                Box::new(layer.compile(context, winograd::choose(&layer.work, precision)))
             } else if choose(&layer.work) {
                 Box::new(layer.winograd(context, Variant::upsampled(&layer.work)))
             } else {
@@ -119,10 +119,11 @@ impl ConvOfMaps {
 
 /// Time of the direct convolutions of all phases, as [`winograd::direct`] counts it.
 fn phases_cost(work: &Work) -> f64 {
-    let taps = |window: &Window| window.kernel.map(|taps| if taps == 1 { 1 } else { 2 });
-    let window = Window { kernel: taps(&work.window), ..work.window };
-    let phases: usize = window.kernel.iter().product();
-    winograd::direct(&Work { window, ..*work }) + (phases - 1) as f64 * winograd::stream(&Work { window, ..*work })
+    /// Each is small, and its outputs lie apart.
+    const APART: f64 = 1.25;
+    let window = Window { kernel: work.window.kernel.map(|taps| if taps == 1 { 1 } else { 2 }), ..work.window };
+    let (phases, work) = (window.taps(), Work { window, ..*work });
+    APART * winograd::direct(&work) + (phases - 1) as f64 * winograd::stream(&work)
 }
 
 impl Layer<'_> {
@@ -235,9 +236,10 @@ mod tests {
     use super::super::tests::same;
     use super::*;
     use crate::buffer::Buffer;
+    use crate::ops::Precision;
     use crate::ops::epilogue::Epilogue;
-    use crate::ops::{Packing, gather};
     use crate::ops::trial::{Trial, norm, op, text, triple};
+    use crate::ops::{Packing, gather};
     use crate::parallel;
     use crate::simd::Isa;
     use crate::testing::{assert_close, for_each_isa, naive_conv, random};
@@ -311,7 +313,16 @@ mod tests {
             let parameters: &[&[f32]] = &[&self.weight, &self.bias];
             let step = parallel::run_with(threads, |pool| {
                 let packing = Packing::Shared { known: &mut Default::default(), made: &mut made };
-                let mut context = Compile { isa, threads, pool, inputs: &shapes, output, parameters, packing };
+                let mut context = Compile {
+                    isa,
+                    threads,
+                    pool,
+                    precision: Precision::Default,
+                    inputs: &shapes,
+                    output,
+                    parameters,
+                    packing,
+                };
                 self.op.compile_as(&mut context, |_| winograd)
             });
             gather(&made);

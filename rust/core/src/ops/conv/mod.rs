@@ -107,7 +107,8 @@ impl Op for Conv {
     }
 
     fn compile(&self, context: &mut Compile<'_>) -> Box<dyn Step> {
-        Box::new(self.compile_as(context, |work| winograd::choose(work, Precision::Default)))
+        let precision = context.precision;
+        Box::new(self.compile_as(context, |work| winograd::choose(work, precision)))
     }
 
     fn compile_for_training(&self, context: &mut Compile<'_>, wants: Wants<'_>) -> Box<dyn TrainStep> {

@@ -61,6 +61,7 @@ impl Case {
                 isa,
                 threads,
                 pool,
+                precision: Precision::Default,
                 inputs: &[self.input],
                 output: self.output(),
                 parameters: &parameters,

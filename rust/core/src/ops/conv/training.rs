@@ -72,7 +72,7 @@ impl Product {
 
 fn compile(context: &mut Compile<'_>, work: Work, weights: &Weights<'_>, residual: bool) -> Algorithm {
     let zeros = vec![0.0; work.output.c];
-    let variant = winograd::choose_for_training(&work);
+    let variant = winograd::choose_for_training(&work, context.precision);
     let activation = Activation::Linear;
     Layer { name: "", work, weights: *weights, shift: &zeros, residual, activation }.compile(context, variant)
 }

@@ -343,7 +343,7 @@ mod tests {
     use super::*;
     use crate::buffer::Buffer;
     use crate::ops::activation::Activation;
-    use crate::ops::{Packing, gather};
+    use crate::ops::{Packing, Precision, gather};
     use crate::parallel;
     use crate::simd::Isa;
     use crate::testing::{assert_close, for_each_isa, random};
@@ -378,7 +378,16 @@ mod tests {
         let mut made = Vec::new();
         let step = parallel::run_with(threads, |pool| {
             let packing = Packing::Shared { known: &mut Default::default(), made: &mut made };
-            op.compile(&mut Compile { isa, threads, pool, inputs: &[input], output, parameters, packing })
+            op.compile(&mut Compile {
+                isa,
+                threads,
+                pool,
+                precision: Precision::Default,
+                inputs: &[input],
+                output,
+                parameters,
+                packing,
+            })
         });
         gather(&made);
         let mut y = vec![f32::NAN; output.len()];
@@ -460,7 +469,16 @@ mod tests {
         parallel::run_with(1, |pool| {
             let packing = Packing::Shared { known: &mut Default::default(), made: &mut made };
             let (isa, threads, parameters) = (Isa::best(), 1, &[&weight[..]][..]);
-            op.compile(&mut Compile { isa, threads, pool, inputs: &[input], output, parameters, packing });
+            op.compile(&mut Compile {
+                isa,
+                threads,
+                pool,
+                precision: Precision::Default,
+                inputs: &[input],
+                output,
+                parameters,
+                packing,
+            });
         });
         assert_eq!(made.len(), 2, "weights and bias are packed once");
     }

@@ -127,7 +127,11 @@ impl WeightGradient {
     /// Pieces of a row of the matrix: as wide as the register tile, none of which spans groups, or a vector.
     fn columns(&self) -> usize {
         let Work { output, groups, .. } = self.work;
-        if self.kind == Kind::Within { output.c / self.isa.lanes() } else { groups * (output.c / groups).div_ceil(self.width()) }
+        if self.kind == Kind::Within {
+            output.c / self.isa.lanes()
+        } else {
+            groups * (output.c / groups).div_ceil(self.width())
+        }
     }
 
     fn width(&self) -> usize {

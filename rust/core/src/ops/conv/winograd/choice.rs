@@ -9,12 +9,28 @@ use super::transform::Axis;
 use super::{BLOCK, RESIDENT};
 
 /// How far the results of convolutions may be from those of the direct sum.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Precision {
     /// Within twice to three times its error.
+    #[default]
     Default,
     /// No further from the exact result than it is: F(2) only.
     Strict,
+}
+
+impl Precision {
+    /// That of this name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        [Precision::Default, Precision::Strict].into_iter().find(|precision| precision.name() == name)
+    }
+
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Precision::Default => "default",
+            Precision::Strict => "strict",
+        }
+    }
 }
 
 /// The tiles: outputs along depth, height and width.
@@ -103,10 +119,10 @@ pub(in super::super) fn choose(work: &Work, precision: Precision) -> Option<Vari
 }
 
 /// As [`choose`], where the weights are transformed for every run of the whole batch.
-pub(in super::super) fn choose_for_training(work: &Work) -> Option<Variant> {
+pub(in super::super) fn choose_for_training(work: &Work, precision: Precision) -> Option<Variant> {
     /// As long as transforming the weights for one product.
     const TRANSFORM_WEIGHT: f64 = 300.0;
-    let variant = choose(work, Precision::Default)?;
+    let variant = choose(work, precision)?;
     let split = strided::Split::new(work);
     let (dense, copy) = split.map_or((*work, 0.0), |split| (split.work(), split.elements() as f64 * COPY));
     let products: usize = variant.0.iter().map(|axis| axis.products()).product();

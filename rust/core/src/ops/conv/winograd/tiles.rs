@@ -174,9 +174,15 @@ impl<S: Simd> Line<'_, S> {
     /// The positions inside can be read; `to` has room for `POINTS` vectors.
     #[inline(always)]
     unsafe fn along_w<const INPUTS: usize, const POINTS: usize>(&self, from: Option<*const f32>, to: *mut f32) {
+        /// At least as many as there are inputs between tiles.
+        const STEP: usize = 4;
         let Self { s, channels, tail, inside } = self;
         let mut line = [s.splat(0.0); INPUTS];
         if let Some(from) = from {
+            // The next tile reads on from here.
+            for i in 0..STEP {
+                s.prefetch(from.wrapping_add((inside.len() + i) * channels));
+            }
             if inside.len() == INPUTS && tail.is_none() {
                 // SAFETY: all positions are in the row, and so are all lanes.
                 line = unsafe { transform::read::<S, INPUTS>(*s, from, *channels) };
