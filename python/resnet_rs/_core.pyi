@@ -66,6 +66,10 @@ class Network:
         """A copy of the gradient of a parameter; zeros if there is none."""
     def zero_gradients(self) -> None:
         """Sets all gradients to zero."""
+    def update(self, optimizer: Optimizer, learning_rate: float) -> None:
+        """One step of an optimiser with the gradients that are there."""
+    def swap_average(self, optimizer: Optimizer) -> None:
+        """Exchanges the trained parameters with their moving averages."""
     def training_bytes(
         self, input_shape: _Shape, outputs: Sequence[int], *, trainable: Sequence[bool], input_gradients: bool = False
     ) -> int:
