@@ -209,3 +209,30 @@ def test_volumes_in_nifti(tmp_path: Path) -> None:
 def test_wrong_arguments_are_refused_by_name(make, message: str) -> None:
     with pytest.raises((rr.ResnetError, AttributeError), match=message):
         make()
+
+
+def test_an_iterable_can_be_taken_ahead_of_its_use() -> None:
+    taken: list[int] = []
+
+    def batches():
+        for number in range(6):
+            taken.append(number)
+            yield number
+        raise OSError("gone")
+
+    found = iter(data.Prefetch(batches(), depth=2))
+    assert next(found) == 0
+    deadline = time.monotonic() + 10
+    while len(taken) < 4 and time.monotonic() < deadline:
+        time.sleep(0.001)
+    assert taken == [0, 1, 2, 3]  # one used, two wait, one is in hand
+    assert [next(found) for _ in range(5)] == [1, 2, 3, 4, 5]
+    with pytest.raises(OSError, match="gone"):
+        next(found)
+    again = data.Prefetch([1, 2])
+    assert list(again) == list(again) == [1, 2]
+    before = threading.active_count()
+    endless = iter(data.Prefetch(iter(int, 1)))
+    next(endless)
+    endless.close()
+    assert threading.active_count() == before

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     )
     from .dataset import ArrayDataset, Batch, Dataset, Subset
     from .files import ImageFolder, ImageMaskFolder
+    from .prefetch import Prefetch
     from .volumes import NiftiFolder
 
 SOURCES = {
@@ -43,6 +44,7 @@ SOURCES = {
     ),
     "dataset": ("ArrayDataset", "Batch", "Dataset", "Subset"),
     "files": ("ImageFolder", "ImageMaskFolder"),
+    "prefetch": ("Prefetch",),
     "volumes": ("NiftiFolder",),
 }
 
@@ -57,6 +59,7 @@ __all__ = [
     "ImageMaskFolder",
     "NiftiFolder",
     "Normalize",
+    "Prefetch",
     "RandomCrop",
     "RandomFlip",
     "RandomRotate90",
