@@ -47,14 +47,14 @@ def save(path: str | os.PathLike[str], run: Run) -> None:
             names.append(metric.name)
             for name, value in metric.sums.items():
                 tensors[f"{TRAINING}metric/{number}/{name}"] = np.asarray(value, np.float64)
-        for number, callback in enumerate(run.callbacks):
+        for key, callback in zip(callback_keys(run), run.callbacks, strict=True):
             kept: dict[str, Any] = {}
             for name, value in callback.state().items():
                 if isinstance(value, np.ndarray):
-                    tensors[f"{TRAINING}callback/{number}/{name}"] = value
+                    tensors[f"{TRAINING}callback/{key}/{name}"] = value
                 else:
                     kept[name] = value
-            state[f"{number} {type(callback).__name__}"] = kept
+            state[key] = kept
         rate = compiled.optimizer.learning_rate
         training = {
             "version": VERSION,
@@ -77,6 +77,17 @@ def save(path: str | os.PathLike[str], run: Run) -> None:
         weights.write_safetensors(path, tensors, metadata)
     finally:
         compiled.use_average(averaged)
+
+
+def callback_keys(run: Run) -> list[str]:
+    """A name for each callback: its class and a number among those of its class."""
+    seen: dict[str, int] = {}
+    keys = []
+    for callback in run.callbacks:
+        kind = type(callback).__name__
+        number = seen[kind] = seen.get(kind, -1) + 1
+        keys.append(f"{kind} {number}")
+    return keys
 
 
 def load(path: str | os.PathLike[str], run: Run) -> None:
@@ -112,10 +123,10 @@ def load(path: str | os.PathLike[str], run: Run) -> None:
             raise ArgumentError(
                 f"{key}: {name} was written with {training.get(key)!r}, the model is compiled with {value!r}"
             )
-    own = [f"{number} {type(callback).__name__}" for number, callback in enumerate(run.callbacks)]
+    own = callback_keys(run)
     kept = {key: value for key, value in training["callbacks"].items() if value or key in own}
-    if missing := [key.partition(" ")[2] for key in kept if key not in own]:
-        raise ArgumentError(f"callbacks: {name} was written with {', '.join(missing)} at another place in the list")
+    if missing := [key.partition(" ")[0] for key in kept if key not in own]:
+        raise ArgumentError(f"callbacks: {name} was written with {', '.join(missing)}, which is not among them now")
 
     tensors = weights.read(path)
     inner = {key.removeprefix(TRAINING): tensors.pop(key) for key in list(tensors) if key.startswith(TRAINING)}
@@ -134,9 +145,7 @@ def load(path: str | os.PathLike[str], run: Run) -> None:
         for number, metric in enumerate(compiled.metrics):
             metric.sums = part(f"metric/{number}/")
         # They begin anew in on_train_begin: their states come after it.
-        run.states = [
-            {**kept.get(own[number], {}), **part(f"callback/{number}/")} for number in range(len(run.callbacks))
-        ]
+        run.states = [{**kept.get(key, {}), **part(f"callback/{key}/")} for key in own]
         run.go_to(training["position"])
     except WeightsError:
         raise

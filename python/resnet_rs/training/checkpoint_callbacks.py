@@ -104,10 +104,14 @@ class ModelCheckpoint(Callback):
             self.write(self.filepath)
 
     def state(self) -> dict[str, Any]:
+        # One that writes after every epoch remembers nothing: a run may be resumed without it.
+        if not self.save_best_only and not self.frequency:
+            return {}
         return {"best": self.monitor.best, "batches": self.batches}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        self.monitor.best, self.batches = float(state["best"]), int(state["batches"])
+        if state:
+            self.monitor.best, self.batches = float(state["best"]), int(state["batches"])
 
 
 class BackupAndRestore(Callback):
