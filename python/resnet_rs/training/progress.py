@@ -119,7 +119,10 @@ class ProgressBar(Callback):
             if self.live is None:
                 self.live = live_line()
             if self.live is not None:
-                self.live.update(text, refresh=True)
+                from rich.text import Text
+
+                # Names of metrics are text, not markup.
+                self.live.update(Text(text, overflow="ellipsis", no_wrap=True), refresh=True)
                 return
             import shutil
 
