@@ -262,9 +262,9 @@ impl Kernel for Multiply<'_> {
                 let panel = matrix.panel(index);
                 let width = panel.vectors * S::LANES;
                 let b = &self.weights[weights::start(matrix, self.tiling.products(), index, product)..];
-                // Each tile prefetches a part of the next panel; a few could not, and the processor does it better.
+                // Each tile prefetches a part of the next panel.
                 let next = b.as_ptr().wrapping_add(matrix.rows * width);
-                let step = if 4 * width <= tiles * Ahead::MOST { (4 * width).div_ceil(tiles) } else { 0 };
+                let step = (4 * width).div_ceil(tiles).min(Ahead::MOST);
                 for tile in 0..tiles {
                     let (first, end) = (tile * rows / tiles, (tile + 1) * rows / tiles);
                     let mut row = first;
