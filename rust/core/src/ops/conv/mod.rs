@@ -185,10 +185,11 @@ impl Layer<'_> {
                 Some(split) => {
                     let work = split.work();
                     let values = split.weights(values);
-                    let winograd = Layer { work, values: &values, ..*self }.winograd(context, variant);
+                    let layer = Layer { work, values: &values, ..*self };
+                    let winograd = layer.winograd(context, variant, &[work.input.c]);
                     Box::new(Strided::new(isa, split, winograd))
                 }
-                None => Box::new(self.winograd(context, variant)),
+                None => Box::new(self.winograd(context, variant, &[work.input.c])),
             };
         }
         let panels = direct::panels(isa, &work);
@@ -197,13 +198,14 @@ impl Layer<'_> {
         Box::new(Direct::new(isa, work, [packed, bias], residual, activation))
     }
 
-    fn winograd(&self, context: &mut Compile<'_>, variant: Variant) -> Winograd {
+    /// Of maps with as many channels as `sources` says, side by side.
+    fn winograd(&self, context: &mut Compile<'_>, variant: Variant, sources: &[usize]) -> Winograd {
         let Self { name, work, shift, residual, activation, .. } = *self;
         let isa = context.isa;
         let layout = format!("{name}{}", variant.name());
         let packed = context.packed(&layout, || winograd::pack(isa, &work, variant, &self.weights()));
         let bias = context.packed(&format!("{name}bias"), || weights::pad(shift, 1, winograd::panels(isa, &work)));
-        Winograd::new(isa, work, variant, [packed, bias], residual, activation)
+        Winograd::new(isa, work, variant, sources, [packed, bias], residual, activation)
     }
 }
 
