@@ -58,8 +58,12 @@ pub(crate) struct Ahead {
 }
 
 impl Ahead {
-    /// Half of what the widest panel has in four steps. Any condition here would make the tile's sums spill.
-    pub(crate) const MOST: usize = 4 * LINE;
+    /// As much as the widest panel has in four steps.
+    pub(crate) const MOST: usize = Self::WIDE * LINE;
+    /// Lines that are asked for, in tiles of all sizes and in the largest one, where that is alone with a panel. Each costs
+    /// time, and deciding about each inside the tile would make its sums spill.
+    const LINES: usize = 4;
+    const WIDE: usize = 8;
 }
 
 /// The arguments of one tile.
@@ -114,10 +118,14 @@ impl Kernel for SizedTile<'_> {
         macro_rules! choose {
             ($($m:literal)*) => {
                 match (rows, vectors) {
+                    // SAFETY: as below.
+                    (14, 2) if S::TILE_ROWS == 14 && tile.ahead.step > Ahead::LINES * LINE => unsafe {
+                        compute::<S, 14, 2, { Ahead::WIDE }>(s, tile)
+                    },
                     // SAFETY: the contract of `run` is that of `compute` for these numbers.
-                    $(($m, 1) if $m <= S::TILE_ROWS => unsafe { compute::<S, $m, 1>(s, tile) },)*
+                    $(($m, 1) if $m <= S::TILE_ROWS => unsafe { compute::<S, $m, 1, { Ahead::LINES }>(s, tile) },)*
                     // SAFETY: as above.
-                    $(($m, 2) if $m <= S::TILE_ROWS && S::TILE_VECTORS >= 2 => unsafe { compute::<S, $m, 2>(s, tile) },)*
+                    $(($m, 2) if $m <= S::TILE_ROWS && S::TILE_VECTORS >= 2 => unsafe { compute::<S, $m, 2, { Ahead::LINES }>(s, tile) },)*
                     _ => unreachable!("tile of {rows} rows and {vectors} vectors"),
                 }
             };
@@ -129,7 +137,7 @@ impl Kernel for SizedTile<'_> {
 /// # Safety
 /// See [`run`].
 #[inline(always)]
-unsafe fn compute<S: Simd, const M: usize, const N: usize>(s: S, tile: &Tile<'_>) {
+unsafe fn compute<S: Simd, const M: usize, const N: usize, const LINES: usize>(s: S, tile: &Tile<'_>) {
     let lanes = S::LANES;
     let last = s.first(tile.columns - (N - 1) * lanes);
     let full = tile.columns == N * lanes;
@@ -178,7 +186,7 @@ unsafe fn compute<S: Simd, const M: usize, const N: usize>(s: S, tile: &Tile<'_>
                 step!(3);
                 a = a.map(|a| opaque(a.add(4)));
                 b = b.add(4 * N * lanes);
-                for line in 0..Ahead::MOST / LINE {
+                for line in 0..LINES {
                     s.prefetch(ahead.wrapping_add(line * LINE));
                 }
                 ahead = ahead.wrapping_add(ahead_step);

@@ -54,9 +54,13 @@ impl Layer<'_> {
             return match Split::new(&work) {
                 Some(split) => {
                     let dense = Layer { work: split.work(), weights: weights.split(split), ..*self };
-                    Algorithm::Strided(Strided::new(isa, split, dense.winograd(context, variant)))
+                    Algorithm::Strided(Strided::new(
+                        isa,
+                        split,
+                        dense.winograd(context, variant, &[dense.work.input.c]),
+                    ))
                 }
-                None => Algorithm::Winograd(self.winograd(context, variant)),
+                None => Algorithm::Winograd(self.winograd(context, variant, &[work.input.c])),
             };
         }
         let panels = direct::panels(isa, &work);
@@ -67,8 +71,8 @@ impl Layer<'_> {
         Algorithm::Direct(Direct::new(isa, work, [packed, bias], residual, activation))
     }
 
-    /// Compiles it with Winograd's algorithm.
-    pub(super) fn winograd(&self, context: &mut Compile<'_>, variant: Variant) -> Winograd {
+    /// Compiles it with Winograd's algorithm, for maps with as many channels as `sources` says, side by side.
+    pub(super) fn winograd(&self, context: &mut Compile<'_>, variant: Variant, sources: &[usize]) -> Winograd {
         let Self { name, work, weights, shift, residual, activation } = *self;
         let Compile { isa, pool, .. } = *context;
         let (panels, length) = (winograd::panels(isa, &work), winograd::packed_len(isa, &work, variant));
@@ -76,7 +80,7 @@ impl Layer<'_> {
         let packed = context.packed(&format!("{name}{}", variant.name()), length, pack);
         let pad = |padded: &mut [f32]| weights::pad(shift, panels, padded);
         let bias = context.packed(&format!("{name}bias"), panels.padded_columns(), pad);
-        Winograd::new(isa, work, variant, [packed, bias], residual, activation)
+        Winograd::new(isa, work, variant, sources, [packed, bias], residual, activation)
     }
 }
 

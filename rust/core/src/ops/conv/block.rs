@@ -84,6 +84,18 @@ impl Kernel for Run<'_> {
         };
         let taps: Vec<Vec<Vec<Segment>>> = (0..pieces).map(cut).collect();
         let (tiles, panels) = (block.pixels.len(), range.len());
+        // Steps of the reduction that the tiles before each one, and all of them, have in a piece: some leave out taps.
+        let steps: Vec<Vec<usize>> = taps
+            .iter()
+            .map(|taps| {
+                let lengths: Vec<usize> = taps.iter().map(|list| list.iter().map(|part| part.length).sum()).collect();
+                let sums = block.pixels.iter().scan(0, |sum, pixels| {
+                    *sum += lengths[pixels.taps];
+                    Some(*sum)
+                });
+                [0].into_iter().chain(sums).collect()
+            })
+            .collect();
         let (outer, inner) = if product.pixels_outside { (tiles, panels) } else { (panels * pieces, tiles) };
         // One loop nest for both orders: the tile is a lot of code, to be inlined once.
         for o in 0..outer {
@@ -99,11 +111,13 @@ impl Kernel for Run<'_> {
                         let start = product.a.wrapping_offset(next.a[0]).wrapping_add(panel * rows * step / 4);
                         Ahead { start, step }
                     }
-                    // The next piece of weights: each tile fetches a part. Where there are few tiles we wait for memory
-                    // anyway, and the processor's own prefetcher has more requests open at once than we can have.
+                    // The next piece of weights: each tile fetches as large a part as it has of this one's time. Where there are
+                    // few tiles we wait for memory anyway, and the processor's own prefetcher has more requests open at once
+                    // than we can have.
                     _ if !product.pixels_outside && tiles * Ahead::MOST >= 4 * product.panels.width() => {
-                        let step = (4 * product.panels.width()).div_ceil(tiles);
-                        let start = product.packed(number, (index + 1) * piece).wrapping_add(i * piece * step / 4);
+                        let (before, all) = (steps[index][i], steps[index][tiles]);
+                        let step = (4 * product.panels.width() * piece).div_ceil(all.max(1)).min(Ahead::MOST);
+                        let start = product.packed(number, (index + 1) * piece).wrapping_add(before * step / 4);
                         Ahead { start, step }
                     }
                     _ => Ahead { start: product.packed(number, index * piece), step: 0 },

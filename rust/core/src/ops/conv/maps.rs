@@ -1,7 +1,8 @@
 //! A convolution over several maps side by side, the first of them enlarged to twice its size: the block of a decoder.
 //!
 //! Neither the enlarged map nor the concatenation is ever made. A convolution is linear in its channels:
-//! `y = conv(enlarge(a)) + conv(b) + ...`, each over channels of its own, each adding to the sum of those before it.
+//! `y = conv(enlarge(a)) + conv(b, ...)`, each over channels of its own, the second adding to the sum of the first. Maps that
+//! need not be enlarged are one reduction for Winograd's algorithm, whose transform reads one after the other.
 //!
 //! In a map whose cells are read twice, outputs of one parity see 2 cells where there are 3 taps: cells `i - 1, i` through
 //! `w0, w1 + w2` at `2 i`, and `i, i + 1` through `w0 + w1, w2` at `2 i + 1`. So it is 4 (in 3D 8) convolutions of the small
@@ -9,6 +10,7 @@
 //! tiles of [`Axis::Upsampled`](super::winograd) hold all phases, 5 (11) times fewer.
 
 use std::any::Any;
+use std::ops::Range;
 
 use super::Conv;
 use super::algorithm::Layer;
@@ -74,44 +76,56 @@ impl Op for ConvOfMaps {
     }
 
     fn compile(&self, context: &mut Compile<'_>) -> Box<dyn Step> {
-        self.compile_as(context, |work| Variant::upsampled(work).cost(work) < phases_cost(work))
+        let precision = context.precision;
+        self.compile_as(context, |work, enlarged| match Variant::upsampled(work) {
+            variant if enlarged => (variant.cost(work) < phases_cost(work)).then_some(variant),
+            _ => winograd::choose(work, precision),
+        })
     }
 }
 
 impl ConvOfMaps {
-    /// Compiles it with Winograd's algorithm for the enlarged map where `choose` says so.
-    fn compile_as(&self, context: &mut Compile<'_>, choose: impl Fn(&Work) -> bool) -> Box<dyn Step> {
+    /// Compiles it with Winograd's algorithm where `choose` says so, for the map that is enlarged and for the others.
+    fn compile_as(&self, context: &mut Compile<'_>, choose: impl Fn(&Work, bool) -> Option<Variant>) -> Box<dyn Step> {
         let Conv { window, epilogue, filters, .. } = self.conv;
-        let Compile { isa, threads, precision, inputs, output, .. } = *context;
+        let Compile { isa, threads, inputs, output, .. } = *context;
         let (scale, shift) = self.conv.scale_shift(context);
         let zeros = vec![0.0; filters];
         let weight = epilogue.own_parameters(context.parameters)[0];
         let taps = window.taps();
         let joined = self.joined(inputs).c;
-        let mut before = 0;
+        let maps = inputs.len() - usize::from(epilogue.residual);
+        let channels: Vec<usize> = inputs[..maps].iter().map(|map| map.c).collect();
         let mut parts = Vec::new();
-        for (number, &input) in inputs[..inputs.len() - usize::from(epilogue.residual)].iter().enumerate() {
+        let mut compile = |maps: Range<usize>| -> Option<Box<dyn Step>> {
+            let before = channels[..maps.start].iter().sum::<usize>();
+            let sources = &channels[maps.clone()];
+            let c = sources.iter().sum::<usize>();
             let filters = weight.chunks_exact(joined * taps);
             let values: Vec<f32> =
-                filters.flat_map(|filter| &filter[before * taps..(before + input.c) * taps]).copied().collect();
-            before += input.c;
-            let last = before == joined;
+                filters.flat_map(|filter| &filter[before * taps..(before + c) * taps]).copied().collect();
+            let last = before + c == joined;
+            let input = inputs[maps.start].with_channels(c);
             let layer = Layer {
-                name: &format!("map {number} "),
+                name: &format!("maps {maps:?} "),
                 work: Work { window, input, output, grid: Grid::dense(output), groups: 1, tile: isa.tile(), threads },
                 weights: Weights::new(&values, Some(&scale), 1, input.c, taps),
                 shift: if last { &shift } else { &zeros },
-                residual: number > 0 || epilogue.residual,
+                residual: maps.start > 0 || epilogue.residual,
                 activation: if last { epilogue.activation } else { Activation::Linear },
             };
-            let part: Box<dyn Step> = if number > 0 {
-                Box::new(layer.compile(context, winograd::choose(&layer.work, precision)))
-            } else if choose(&layer.work) {
-                Box::new(layer.winograd(context, Variant::upsampled(&layer.work)))
-            } else {
-                Box::new(layer.phases(context, self.scale))
-            };
-            parts.push(part);
+            let enlarged = maps.start == 0;
+            match choose(&layer.work, enlarged) {
+                Some(variant) => Some(Box::new(layer.winograd(context, variant, sources))),
+                None if enlarged => Some(Box::new(layer.phases(context, self.scale))),
+                None => (maps.len() == 1).then(|| Box::new(layer.compile(context, None)) as Box<dyn Step>),
+            }
+        };
+        parts.extend(compile(0..1).map(|part| (0..1, part)));
+        // Maps of the same size are one reduction where the algorithm can read several.
+        match if maps > 1 { compile(1..maps) } else { None } {
+            Some(part) => parts.push((1..maps, part)),
+            None => parts.extend((1..maps).filter_map(|map| Some((map..map + 1, compile(map..map + 1)?)))),
         }
         Box::new(Parts { parts, output, residual: epilogue.residual })
     }
@@ -183,7 +197,8 @@ impl Layer<'_> {
 
 /// Convolutions whose results are added up: each takes the sum of those before it as its residual.
 struct Parts {
-    parts: Vec<Box<dyn Step>>,
+    /// The inputs of each.
+    parts: Vec<(Range<usize>, Box<dyn Step>)>,
     output: Shape,
     residual: bool,
 }
@@ -197,7 +212,7 @@ impl Parts {
 
 impl Step for Parts {
     fn scratch(&self) -> usize {
-        self.sum() + self.parts.iter().map(|part| part.scratch()).max().unwrap_or(0)
+        self.sum() + self.parts.iter().map(|(_, part)| part.scratch()).max().unwrap_or(0)
     }
 
     fn forward(&self, io: Io<'_>) {
@@ -208,12 +223,12 @@ impl Step for Parts {
         if self.parts.len() % 2 == 1 {
             (from, to) = (to, from);
         }
-        for (number, part) in self.parts.iter().enumerate() {
-            let residual: Option<&[f32]> = match number {
+        for (maps, part) in &self.parts {
+            let residual: Option<&[f32]> = match maps.start {
                 0 => self.residual.then(|| inputs[inputs.len() - 1]),
                 _ => Some(&*from),
             };
-            let maps: Vec<&[f32]> = [inputs[number]].into_iter().chain(residual).collect();
+            let maps: Vec<&[f32]> = inputs[maps.clone()].iter().copied().chain(residual).collect();
             let scratch = &mut scratch[..part.scratch()];
             part.forward(Io { inputs: &maps, output: &mut *to, scratch, pool });
             drop(maps);
@@ -222,12 +237,12 @@ impl Step for Parts {
     }
 
     fn algorithm(&self) -> String {
-        let parts: Vec<String> = self.parts.iter().map(|part| part.algorithm()).collect();
+        let parts: Vec<String> = self.parts.iter().map(|(_, part)| part.algorithm()).collect();
         format!("enlarged {}", parts.join(" + "))
     }
 
     fn flops(&self) -> u64 {
-        self.parts.iter().map(|part| part.flops()).sum()
+        self.parts.iter().map(|(_, part)| part.flops()).sum()
     }
 }
 
@@ -323,7 +338,11 @@ mod tests {
                     parameters,
                     packing,
                 };
-                self.op.compile_as(&mut context, |_| winograd)
+                self.op.compile_as(&mut context, |work, enlarged| match winograd {
+                    true if enlarged => Some(Variant::upsampled(work)),
+                    true => Variant::all(work).pop(),
+                    false => None,
+                })
             });
             gather(&made);
             let mut y = vec![f32::NAN; output.len()];
@@ -361,6 +380,7 @@ mod tests {
             Case::new(Shape::new(1, [size, 2, 9 - size], 5), &[7], 40 - 3 * size, false).check();
         }
         Case::new(Shape::new(2, [4, 3, 5], 32), &[16, 3, 20], 33, true).check();
+        Case::new(Shape::new(2, [1, 9, 6], 7), &[1, 17, 1, 15, 30], 16, false).check();
         Case::new(Shape::new(1, [1, 7, 7], 70), &[64], 64, true).check();
         Case::new(Shape::new(1, [3; 3], 256), &[128], 64, false).check();
         for scale in [[1, 2, 2], [2; 3]] {

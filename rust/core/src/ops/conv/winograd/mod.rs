@@ -24,7 +24,7 @@ use std::ops::Range;
 
 pub use choice::Precision;
 pub(super) use choice::{Variant, choose, choose_for_training, direct, stream};
-use tiles::{Gather, Scatter, Slots, Tiling};
+use tiles::{Gather, Scatter, Slots, Source, Tiling};
 
 use super::blocking::Work;
 use super::weights::{Weights, pad};
@@ -55,6 +55,8 @@ pub(super) struct Winograd {
     isa: Isa,
     work: Work,
     tiling: Tiling,
+    /// Channels of the maps that are its input, side by side.
+    sources: Vec<usize>,
     panels: Panels,
     /// Tiles of a block.
     block: usize,
@@ -86,6 +88,7 @@ impl Winograd {
         isa: Isa,
         work: Work,
         variant: Variant,
+        sources: &[usize],
         [weights, bias]: [Packed; 2],
         residual: bool,
         activation: Activation,
@@ -93,7 +96,9 @@ impl Winograd {
         let Work { window, input, output, threads, .. } = work;
         let tiling = Tiling { axes: variant.axes(), input, output, before: window.padding.map(|pair| pair[0]) };
         let panels = panels(isa, &work);
-        let mut new = Self { isa, work, tiling, panels, block: 1, shared: false, weights, bias, residual, activation };
+        let sources = sources.to_vec();
+        let mut new =
+            Self { isa, work, tiling, sources, panels, block: 1, shared: false, weights, bias, residual, activation };
         let (tiles, products) = (tiling.tiles(), tiling.products());
         let v = tiling.points() * new.row_v();
         let rows = isa.tile().0;
@@ -122,7 +127,17 @@ impl Winograd {
 
     /// Floats between the rows of V and of M: whole vectors.
     fn row_v(&self) -> usize {
-        self.tiling.input.c.next_multiple_of(self.isa.lanes())
+        let lanes = self.isa.lanes();
+        let ends = self.firsts().zip(&self.sources).map(|(first, &channels)| first + channels.next_multiple_of(lanes));
+        ends.max().unwrap_or(0).next_multiple_of(lanes)
+    }
+
+    /// The first channel of each source.
+    fn firsts(&self) -> impl Iterator<Item = usize> {
+        self.sources.iter().scan(0, |end, &channels| {
+            *end += channels;
+            Some(*end - channels)
+        })
     }
 
     /// A thread that multiplies alone transforms the products of one panel before it makes those of the next.
@@ -162,8 +177,8 @@ impl Winograd {
         self.tiling.tiles().div_ceil(self.block)
     }
 
-    fn gather<'a>(&'a self, x: &'a [f32], tiles: Range<usize>, v: Slots, workspace: *mut f32) -> Gather<'a> {
-        Gather { tiling: &self.tiling, x, tiles, v, workspace }
+    fn gather<'a>(&'a self, io: &'a Target<'_>, tiles: Range<usize>, v: Slots, workspace: *mut f32) -> Gather<'a> {
+        Gather { tiling: &self.tiling, sources: &io.sources, tiles, v, workspace }
     }
 
     fn multiply(&self, [v, m]: [Slots; 2], rows: usize, products: Range<usize>, panels: Range<usize>) -> Multiply<'_> {
@@ -196,7 +211,7 @@ impl Winograd {
             dispatch(
                 self.isa,
                 Fused {
-                    gather: self.gather(io.x, tiles.clone(), slots[0], workspace),
+                    gather: self.gather(io, tiles.clone(), slots[0], workspace),
                     multiply: self.multiply(slots, tiles.len(), 0..self.tiling.products(), 0..self.panels.count()),
                     scatter: self.scatter(io, tiles, slots[1], workspace),
                 },
@@ -223,7 +238,7 @@ impl Winograd {
             pool.for_each_scratch(tasks, workspaces, |task, workspace| {
                 let (row, tiles) = part(task);
                 let slots = self.slots(matrices.as_mut_ptr());
-                dispatch(self.isa, self.gather(io.x, tiles, at(slots[0], row), workspace.as_mut_ptr()));
+                dispatch(self.isa, self.gather(io, tiles, at(slots[0], row), workspace.as_mut_ptr()));
             });
             pool.for_each(self.tiling.products() * pieces, |task| {
                 let (product, piece) = (task / pieces, task % pieces);
@@ -242,7 +257,7 @@ impl Winograd {
 
 /// The memory of a forward step as its tasks share it.
 struct Target<'a> {
-    x: &'a [f32],
+    sources: Vec<Source<'a>>,
     residual: Option<&'a [f32]>,
     y: SharedMut<'a>,
 }
@@ -273,9 +288,9 @@ impl Kernel for Multiply<'_> {
                 let panel = matrix.panel(index);
                 let width = panel.vectors * S::LANES;
                 let b = &self.weights[weights::start(matrix, self.tiling.products(), index, product)..];
-                // Each tile prefetches a part of the next panel; a few could not, and the processor does it better.
+                // Each tile prefetches a part of the next panel.
                 let next = b.as_ptr().wrapping_add(matrix.rows * width);
-                let step = if 4 * width <= tiles * Ahead::MOST { (4 * width).div_ceil(tiles) } else { 0 };
+                let step = (4 * width).div_ceil(tiles).min(Ahead::MOST);
                 for tile in 0..tiles {
                     let (first, end) = (tile * rows / tiles, (tile + 1) * rows / tiles);
                     let mut row = first;
@@ -340,8 +355,10 @@ impl Step for Winograd {
     }
 
     fn forward(&self, io: Io<'_>) {
-        let target =
-            Target { x: io.inputs[0], residual: self.residual.then(|| io.inputs[1]), y: SharedMut::new(io.output) };
+        let maps = io.inputs.iter().zip(&self.sources).zip(self.firsts());
+        let sources: Vec<Source<'_>> = maps.map(|((&x, &channels), first)| Source { x, channels, first }).collect();
+        let residual = self.residual.then(|| io.inputs[sources.len()]);
+        let target = Target { sources, residual, y: SharedMut::new(io.output) };
         let scratch = &mut io.scratch[..self.scratch()];
         if self.shared {
             self.run_shared(&target, scratch, io.pool)

@@ -68,10 +68,20 @@ pub(super) struct Slots {
     pub(super) row: usize,
 }
 
+/// A map whose channels are some of those of the input.
+#[derive(Clone, Copy)]
+pub(super) struct Source<'a> {
+    pub(super) x: &'a [f32],
+    pub(super) channels: usize,
+    /// Which of the input's channels its first one is.
+    pub(super) first: usize,
+}
+
 /// `V = Bᵀ x B` for a run of tiles.
 pub(super) struct Gather<'a> {
     pub(super) tiling: &'a Tiling,
-    pub(super) x: &'a [f32],
+    /// Side by side, in the order of their channels.
+    pub(super) sources: &'a [Source<'a>],
     pub(super) tiles: Range<usize>,
     /// The first row is that of the first tile; rows are whole vectors.
     pub(super) v: Slots,
@@ -113,19 +123,25 @@ impl Gather<'_> {
                 before[axis].saturating_sub(first[axis]).min(end)..end
             };
             let [d, h, w] = [inside(0, input.d), inside(1, input.h), inside(2, input.w)];
-            for channel in (0..input.c).step_by(S::LANES) {
-                let tail = (channel + S::LANES > input.c).then(|| s.first(input.c - channel));
-                let line = Line { s, channels: input.c, tail, inside: &w };
-                let v = self.v.start.wrapping_add(index * self.v.row + channel);
+            let vectors = self
+                .sources
+                .iter()
+                .flat_map(|source| (0..source.channels).step_by(S::LANES).map(move |at| (source, at)));
+            for (source, channel) in vectors {
+                // Lanes beyond the channels are zero here, and then those of the next source.
+                let &Source { x, channels, first: first_channel } = source;
+                let tail = (channel + S::LANES > channels).then(|| s.first(channels - channel));
+                let line = Line { s, channels, tail, inside: &w };
+                let v = self.v.start.wrapping_add(index * self.v.row + first_channel + channel);
                 for i in 0..INPUTS_D {
                     let plane = self.workspace.wrapping_add(i * POINTS * POINTS * S::LANES);
                     for j in 0..INPUTS {
                         let mut from = None;
                         if d.contains(&i) && h.contains(&j) && !w.is_empty() {
                             let at = (n * input.d + first[0] + i - before[0]) * input.h + first[1] + j - before[1];
-                            let at = (at * input.w + first[2] + w.start - before[2]) * input.c + channel;
-                            debug_assert!(at + (w.len() - 1) * input.c < self.x.len());
-                            from = Some(self.x.as_ptr().wrapping_add(at));
+                            let at = (at * input.w + first[2] + w.start - before[2]) * channels + channel;
+                            debug_assert!(at + (w.len() - 1) * channels < x.len());
+                            from = Some(x.as_ptr().wrapping_add(at));
                         }
                         let to = plane.wrapping_add(j * POINTS * S::LANES);
                         // SAFETY: the positions inside are in the row; the workspace has a vector for each product.
