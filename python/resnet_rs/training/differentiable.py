@@ -145,7 +145,6 @@ class Differentiable(Parameters):
         training: bool = False,
         *,
         seed: int = 0,
-        recompute: bool = False,
         input_gradient: bool = False,
     ) -> NDArray[np.float32]:
         """Compute the output for a batch, all at once; with `training` so that `backward` can follow.
@@ -155,7 +154,6 @@ class Differentiable(Parameters):
             training: use the statistics of the batch in batch norms (and move the running ones), drop in dropouts, and
                 keep what `backward` needs.
             seed: of the dropouts.
-            recompute: keep less, and compute it again in `backward`.
             input_gradient: `backward` is to return the gradient with respect to `x`.
 
         Raises:
@@ -175,7 +173,7 @@ class Differentiable(Parameters):
             [y] = self._network.run([array], [node])
         else:
             seed = check_int("seed", seed, 0, 2**64 - 1)
-            y = self.train_forward(array, shape, node, seed, check_bool("recompute", recompute), input_gradient)
+            y = self.train_forward(array, shape, node, seed, input_gradient)
             self._tape = (node, y.shape)
         return self._format.from_last_array(self.trimmed(y, node))
 
@@ -247,15 +245,12 @@ class Differentiable(Parameters):
         shape: tuple[int, ...],
         node: int,
         seed: int,
-        recompute: bool,
         input_gradient: bool = False,
     ) -> NDArray[np.float32]:
         """Run the engine forward in training mode, if there is memory for it; returns (n, d, h, w, c)."""
-        if recompute:
-            raise ArgumentError("recompute: expected False, the engine keeps what the way back needs")
         n, d, h, w, c = shape
         flags = self.trainable_flags()
-        key = (shape, node, tuple(flags), recompute, input_gradient)
+        key = (shape, node, tuple(flags), input_gradient)
         if key not in self._affordable:
             needed = self._network.training_bytes(
                 (n, d, h, w, c), [node], trainable=flags, input_gradients=input_gradient

@@ -55,7 +55,6 @@ class Trainable(Differentiable):
         *,
         learning_rate_factors: Mapping[str, float] | None = None,
         accumulate: int = 1,
-        recompute: bool = False,
         seed: int = 0,
         **unknown: Any,
     ) -> None:
@@ -69,7 +68,6 @@ class Trainable(Differentiable):
             learning_rate_factors: names or patterns as in `freeze` -> factor of the learning rate; of several that fit
                 a parameter the last counts.
             accumulate: batches whose gradients make one step.
-            recompute: keep less of the forward pass, and compute it again in the backward pass: less memory, more time.
             seed: of the order of the data and of dropout.
 
         Raises:
@@ -102,7 +100,6 @@ class Trainable(Differentiable):
             made,
             factors,
             check_int("accumulate", accumulate, 1, 2**31),
-            check_bool("recompute", recompute),
             check_int("seed", seed, 0, 2**63 - 1),
         )
 
