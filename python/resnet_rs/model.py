@@ -102,7 +102,8 @@ class Model(Trainable):
         """How exact convolutions are: "default", or "strict"; may be set at any time.
 
         With "default" the rounding error of a convolution may be two to three times that of the direct sum in float32
-        (still within 2e-5 of the scale of its results), which allows its fastest algorithms. With "strict" it is no larger.
+        (still within 2e-5 of the scale of its results), which allows its fastest algorithms. With "strict" it is no
+        larger.
 
         Raises:
             ArgumentError: when set to anything else.

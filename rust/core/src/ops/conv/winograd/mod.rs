@@ -1,12 +1,12 @@
-//! Winograd's minimal filtering for kernels of 3 x 3 and 3 x 3 x 3 with stride 1: fewer multiplications.
+//! Winograd's minimal filtering for kernels of 3 or 4 taps along each axis and stride 1: fewer multiplications.
 //!
-//! The output is cut into tiles of 2 or 4 along each axis. With the transforms of file `transform` along every axis,
+//! The output is cut into tiles of 2 to 6 along each axis. With the transforms of file `transform` along every axis,
 //!
-//! `V[slot] (tiles, c) = Bᵀ x B`, `M[slot] (tiles, k) = V[slot] U[slot]`, `y = Aᵀ M A`
+//! `V[point] (tiles, c) = Bᵀ x B`, `M[product] (tiles, k) = V[point] U[product]`, `y = Aᵀ M A`
 //!
-//! where the transformed weights U, `(slots, c, k)`, are made at compile time. Tiles of 4 x 4 have 6 x 6 slots: 2.25
-//! multiplications for an output instead of 9; tiles of 2 x 4 x 4 have 4 x 6 x 6 slots, 4.5 instead of 27. What that costs is
-//! the transforms, and more bytes of weights.
+//! where the transformed weights U, `(products, c, k)`, are made at compile time. Each product is of a point of its own,
+//! but for enlarged maps. Tiles of 4 x 4 have 6 x 6 products: 2.25 multiplications for an output instead of 9; tiles of
+//! 2 x 4 x 4 have 4 x 6 x 6, 4.5 instead of 27. What that costs is the transforms, and more bytes of weights.
 //!
 //! | file | holds |
 //! |---|---|
