@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use resnet_core::Shape;
 use resnet_core::buffer::Buffer;
-use resnet_core::ops::{Attributes, Compile, Io, Op, Packs, Precision, Step, Value, gather, parse};
+use resnet_core::ops::{Attributes, Compile, Io, Op, Packing, Packs, Precision, Step, Value, gather, parse};
 use resnet_core::parallel::{Pool, run_with};
 use resnet_core::simd::Isa;
 
@@ -90,21 +90,20 @@ impl Bench {
         let output = op.infer(&shapes).expect("valid shapes");
         let parameters: Vec<Buffer> = signature.parameters.iter().map(|p| data(p.shape.iter().product())).collect();
         let slices: Vec<&[f32]> = parameters.iter().map(|values| &values[..]).collect();
-        let mut packs = Packs::new();
-        let mut packed = Vec::new();
-        let (packs, packed) = (&mut packs, &mut packed);
-        let context = &mut Compile {
-            isa,
-            threads,
-            precision: Precision::Default,
-            inputs: &shapes,
-            output,
-            parameters: &slices,
-            packs,
-            packed,
-        };
-        let step = op.compile(context);
-        gather(packed);
+        let mut made = Vec::new();
+        let step = run_with(threads, |pool| {
+            op.compile(&mut Compile {
+                isa,
+                threads,
+                pool,
+                precision: Precision::Default,
+                inputs: &shapes,
+                output,
+                parameters: &slices,
+                packing: Packing::Shared { known: &mut Packs::new(), made: &mut made },
+            })
+        });
+        gather(&made);
         let values = parameters.iter().map(|values| values.len());
         let length = shapes.iter().map(Shape::len).sum::<usize>() + output.len() + values.sum::<usize>();
         Self {

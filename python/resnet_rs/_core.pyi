@@ -61,7 +61,7 @@ class Network:
     ) -> list[NDArray[np.float32]]:
         """The values of the nodes `outputs` in training mode; keeps what `train_backward` needs."""
     def train_backward(self, d_outputs: Sequence[NDArray[np.float32]]) -> list[NDArray[np.float32]]:
-        """Adds to the gradients of the parameters; returns those of the inputs if `train_forward` was asked for them."""
+        """Adds to the gradients of the parameters; those of the inputs, if `train_forward` was asked for them."""
     def gradient(self, name: str) -> NDArray[np.float32]:
         """A copy of the gradient of a parameter; zeros if there is none."""
     def zero_gradients(self) -> None:
@@ -73,7 +73,7 @@ class Network:
     def training_bytes(
         self, input_shape: _Shape, outputs: Sequence[int], *, trainable: Sequence[bool], input_gradients: bool = False
     ) -> int:
-        """Bytes of activations, gradients of activations and scratch memory of a training step, found by planning it."""
+        """Bytes of activations, their gradients and scratch memory of a training step, found by planning it."""
     def profile(self, inputs: Sequence[NDArray[np.float32]], outputs: Sequence[int], repeats: int) -> list[_Step]:
         """Per step: name, algorithm, output shape, FLOPs and milliseconds (the least of `repeats` runs)."""
     def activation_bytes(self, input_shape: _Shape, outputs: Sequence[int]) -> int:

@@ -259,7 +259,7 @@ class Builder:
     ) -> Tensor:
         """Batch normalisation over channels; `momentum` as in Keras: new = momentum * old + (1 - momentum) * batch.
 
-        `unbiased`: the running variance follows the unbiased variance of the batches (PyTorch) instead of the biased one.
+        `unbiased`: the running variance follows the unbiased variance of the batches (PyTorch), not the biased one.
         """
         attributes: dict[str, Attribute] = {"epsilon": epsilon, "momentum": momentum}
         if unbiased:

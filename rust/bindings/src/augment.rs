@@ -25,7 +25,7 @@ enum Labels {
     F32(Vec<f32>),
 }
 
-/// Images (n, [d,] h, w, c) and their masks (n, [d,] h, w[, m]) as the stages `options` change them.
+/// Images `(n, [d,] h, w, c)` and their masks `(n, [d,] h, w[, m])` as the stages `options` change them.
 #[pyfunction]
 pub(crate) fn augment<'py>(
     images: &Bound<'py, PyAny>,

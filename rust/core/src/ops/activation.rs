@@ -174,10 +174,12 @@ impl Activation {
                 simd.mul(d_y, simd.mul(sigmoid, rest))
             }
             Self::Gelu => {
+                /// `1 / sqrt(2 pi)`
+                const DENSITY: f32 = 0.5 * std::f32::consts::FRAC_2_SQRT_PI * std::f32::consts::FRAC_1_SQRT_2;
                 let erf = math::erf(simd, simd.mul(value, simd.splat(std::f32::consts::FRAC_1_SQRT_2)));
                 let share = simd.mul(simd.splat(0.5), simd.add(one, erf));
                 let density = math::exp(simd, simd.mul(simd.mul(value, value), simd.splat(-0.5)));
-                let density = simd.mul(density, simd.splat(0.398_942_28));
+                let density = simd.mul(density, simd.splat(DENSITY));
                 simd.mul(d_y, simd.fma(value, density, share))
             }
             Self::HardSigmoid => within(-3.0, 3.0, simd.mul(d_y, simd.splat(1.0 / 6.0)), zero),

@@ -13,11 +13,11 @@ use crate::parallel::Pool;
 
 /// A compiled convolution.
 pub(super) enum Algorithm {
-    Direct(Direct),
-    Grouped(Grouped),
-    Sparse(Sparse),
-    Strided(Strided),
-    Winograd(Winograd),
+    Direct(Box<Direct>),
+    Grouped(Box<Grouped>),
+    Sparse(Box<Sparse>),
+    Strided(Box<Strided>),
+    Winograd(Box<Winograd>),
 }
 
 /// A convolution with its weights.
@@ -41,26 +41,29 @@ impl Layer<'_> {
         if sparse::pays(&work) {
             let kind = (Direction::Forward, work.window, work.groups);
             let shapes = (work.input, work.output);
-            return Algorithm::Sparse(Sparse::new(context, kind, shapes, (&weights, shift), (residual, activation)));
+            return Algorithm::Sparse(Box::new(Sparse::new(
+                context,
+                kind,
+                shapes,
+                (&weights, shift),
+                (residual, activation),
+            )));
         }
         if grouped::supports(isa, &work) {
             let width = work.window.kernel[2];
             let pack = |packed: &mut [f32]| grouped::pack(isa, width, &weights, packed);
             let packed = context.packed(&format!("{name}grouped"), weights.len(), pack);
             let bias = context.copied(&format!("{name}shift"), shift);
-            return Algorithm::Grouped(Grouped::new(isa, work, [packed, bias], residual, activation));
+            return Algorithm::Grouped(Box::new(Grouped::new(isa, work, [packed, bias], residual, activation)));
         }
         if let Some(variant) = variant {
             return match Split::new(&work) {
                 Some(split) => {
-                    let dense = Layer { work: split.work(), weights: weights.split(split), ..*self };
-                    Algorithm::Strided(Strided::new(
-                        isa,
-                        split,
-                        dense.winograd(context, variant, &[dense.work.input.c]),
-                    ))
+                    let dense = Layer { work: split.work(), weights: weights.split(&split), ..*self };
+                    let winograd = dense.winograd(context, variant, &[dense.work.input.c]);
+                    Algorithm::Strided(Box::new(Strided::new(isa, split, winograd)))
                 }
-                None => Algorithm::Winograd(self.winograd(context, variant, &[work.input.c])),
+                None => Algorithm::Winograd(Box::new(self.winograd(context, variant, &[work.input.c]))),
             };
         }
         let panels = direct::panels(isa, &work);
@@ -68,7 +71,7 @@ impl Layer<'_> {
         let packed = context.packed(&format!("{name}panels"), work.groups * panels.len(), pack);
         let length = work.groups * panels.padded_columns();
         let bias = context.packed(&format!("{name}bias"), length, |padded| weights::pad(shift, panels, padded));
-        Algorithm::Direct(Direct::new(isa, work, [packed, bias], residual, activation))
+        Algorithm::Direct(Box::new(Direct::new(isa, work, [packed, bias], residual, activation)))
     }
 
     /// Compiles it with Winograd's algorithm, for maps with as many channels as `sources` says, side by side.
@@ -98,11 +101,11 @@ impl Algorithm {
 
     fn step(&self) -> &dyn Step {
         match self {
-            Self::Direct(direct) => direct,
-            Self::Grouped(grouped) => grouped,
-            Self::Sparse(sparse) => sparse,
-            Self::Strided(strided) => strided,
-            Self::Winograd(winograd) => winograd,
+            Self::Direct(direct) => &**direct,
+            Self::Grouped(grouped) => &**grouped,
+            Self::Sparse(sparse) => &**sparse,
+            Self::Strided(strided) => &**strided,
+            Self::Winograd(winograd) => &**winograd,
         }
     }
 }

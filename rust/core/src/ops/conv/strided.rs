@@ -83,7 +83,7 @@ impl Strided {
 
     /// Packs the weights, and the bias of each output channel, again.
     pub(super) fn repack(&mut self, weights: &Weights<'_>, bias: &[f32], pool: &Pool) {
-        self.convolution.repack(&weights.split(self.split), bias, pool);
+        self.convolution.repack(&weights.split(&self.split), bias, pool);
     }
 
     /// Elements of the copy.

@@ -236,7 +236,7 @@ impl ConvTranspose {
         let Epilogue { residual, activation, .. } = self.epilogue;
         if order.is_empty() {
             let bias = context.copied("constant", &shift);
-            return Piece::Constant(Constant::new(isa, work, bias, residual, activation));
+            return Piece::Constant(Box::new(Constant::new(isa, work, bias, residual, activation)));
         }
         let panels = direct::panels(isa, &work);
         let (values, channels) = (context.parameters[0], work.input.c / work.groups);
@@ -266,7 +266,7 @@ impl ConvTranspose {
 enum Piece {
     Direct(Box<Direct>, Vec<usize>),
     /// What no tap sees.
-    Constant(Constant),
+    Constant(Box<Constant>),
     Sparse(Box<Sparse>, Vec<usize>),
 }
 
@@ -274,7 +274,7 @@ impl Piece {
     fn step(&self) -> &dyn Step {
         match self {
             Self::Direct(direct, _) => &**direct,
-            Self::Constant(constant) => constant,
+            Self::Constant(constant) => &**constant,
             Self::Sparse(sparse, _) => &**sparse,
         }
     }

@@ -26,7 +26,7 @@ enum Order<'a> {
     /// It is the adjoint of the given one, or a part of that.
     Adjoint(Adjoint<'a>),
     /// It does the work of the given one, which has a stride.
-    Split(Split),
+    Split(&'a Split),
 }
 
 /// How the taps of a convolution follow from those of the one that it is the adjoint of, or a part of the adjoint.
@@ -69,7 +69,7 @@ impl<'a> Weights<'a> {
     }
 
     /// For the convolution of stride 1 that does the work of this one.
-    pub(super) fn split(self, split: Split) -> Self {
+    pub(super) fn split(self, split: &'a Split) -> Self {
         let work = split.work();
         Self { channels: work.input.c, taps: work.window.taps(), order: Order::Split(split), ..self }
     }
