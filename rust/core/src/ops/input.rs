@@ -1,6 +1,6 @@
 //! The input of a network: a placeholder that is never compiled.
 
-use super::{Attributes, Compile, Op, Signature, Step, expect_inputs};
+use super::{Attributes, Compile, Op, Signature, Step, TrainStep, Wants, expect_inputs};
 use crate::shape::Shape;
 
 /// An input of so many channels.
@@ -31,5 +31,9 @@ impl Op for Input {
 
     fn compile(&self, _: &mut Compile<'_>) -> Box<dyn Step> {
         unreachable!("an input has nothing to compute")
+    }
+
+    fn compile_for_training(&self, _: &mut Compile<'_>, _: Wants<'_>) -> Box<dyn TrainStep> {
+        unreachable!("the caller gives the value of an input")
     }
 }

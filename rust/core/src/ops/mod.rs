@@ -148,9 +148,7 @@ pub trait Op: Any + fmt::Debug + Send + Sync {
     /// As [`Op::compile`], with both directions. At least one gradient is wanted, unless the operator
     /// [is for training](Op::is_for_training). Weights are packed by
     /// [`TrainStep::repack`], which comes before the first step.
-    fn compile_for_training(&self, _context: &mut Compile<'_>, _wants: Wants<'_>) -> Box<dyn TrainStep> {
-        todo!("backward of {}", self.kind())
-    }
+    fn compile_for_training(&self, context: &mut Compile<'_>, wants: Wants<'_>) -> Box<dyn TrainStep>;
 }
 
 /// What an operator takes and gives, as far as channels tell.

@@ -21,7 +21,7 @@ use super::weights::{self, Weights};
 use super::winograd::{self, Variant};
 use crate::buffer::align_up;
 use crate::ops::activation::Activation;
-use crate::ops::{Compile, Io, Op, Signature, Step};
+use crate::ops::{Compile, Io, Op, Signature, Step, TrainStep, Wants};
 use crate::shape::{Dims3, Shape};
 use crate::window::Window;
 
@@ -81,6 +81,10 @@ impl Op for ConvOfMaps {
             variant if enlarged => (variant.cost(work) < phases_cost(work)).then_some(variant),
             _ => winograd::choose(work, precision),
         })
+    }
+
+    fn compile_for_training(&self, _: &mut Compile<'_>, _: Wants<'_>) -> Box<dyn TrainStep> {
+        unreachable!("what only inference absorbs is not trained")
     }
 }
 
