@@ -101,8 +101,10 @@ def rust_imports(path: str, code: str) -> Iterator[tuple[int, str]]:
 def modules_for_tests(files: Files) -> set[str]:
     """Paths of the modules that are declared for tests only: `#[cfg(test)] mod name;`."""
     return {
-        f"{path.rpartition('/')[0]}/{match[1]}{end}"
+        f"{folder}/{match[1]}{end}"
         for path, text in files.items()
+        # Modules of mod.rs are beside it, those of any other file in the folder of its name.
+        for folder in (path.rpartition("/")[0], path.removesuffix(".rs"))
         for _, match in find(rust_code(text), r"#\[cfg\(test\)\]\s*(?:pub(?:\(\w+\))?\s+)?mod\s+(\w+)\s*;")
         for end in (".rs", "/mod.rs")
     }
