@@ -17,6 +17,14 @@ fn philox(mut counter: [u32; 4], mut key: [u32; 2]) -> [u32; 4] {
     counter
 }
 
+/// A seed of its own for `index`, from one for all: the output of splitmix64 (Steele, Lea & Flood 2014) at that place.
+pub(crate) fn split(seed: u64, index: u64) -> u64 {
+    let mut z = seed.wrapping_add((index + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15));
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}
+
 /// The numbers of one stream, one after the other.
 #[derive(Clone, Debug)]
 pub struct Stream {

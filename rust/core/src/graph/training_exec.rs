@@ -9,6 +9,8 @@ use crate::error::{Error, Result};
 use crate::ops::{Backward, Forward, Gradient, Io};
 use crate::parallel::{Pool, run_with};
 use crate::params::Params;
+use crate::rng::split;
+use crate::shape::Shape;
 
 /// The memory between the directions.
 pub(super) struct Tape<'a> {
@@ -48,7 +50,7 @@ impl TrainingPlan {
         run_with(self.key.threads, |pool| {
             for (number, node) in self.nodes.iter().enumerate() {
                 node.ask(watch)?;
-                self.step_forward(node, arena, params, mix(seed, number), pool);
+                self.step_forward(node, arena, params, split(seed, number as u64), pool);
             }
             Ok(())
         })?;
@@ -101,7 +103,7 @@ impl TrainingPlan {
         run_with(self.key.threads, |pool| {
             for (number, node) in self.nodes.iter().enumerate().rev() {
                 node.ask(watch)?;
-                self.step_backward(node, arena, params, gradients, mix(seed, number), pool);
+                self.step_backward(node, arena, params, gradients, split(seed, number as u64), pool);
             }
             Ok(())
         })
@@ -173,8 +175,8 @@ impl TrainingPlan {
     }
 
     /// The gradients of the inputs, in their order.
-    pub(super) fn input_gradients(&self, arena: &[f32]) -> Vec<(crate::shape::Shape, Vec<f32>)> {
-        let gradient = |(node, shape): &(usize, crate::shape::Shape)| {
+    pub(super) fn input_gradients(&self, arena: &[f32]) -> Vec<(Shape, Vec<f32>)> {
+        let gradient = |(node, shape): &(usize, Shape)| {
             let values = match &self.nodes[*node].gradient {
                 Some(range) => arena[range.clone()].to_vec(),
                 None => vec![0.0; shape.len()],
@@ -189,12 +191,4 @@ impl TrainingNode {
     fn ask(&self, watch: &mut dyn Watch) -> Result<()> {
         if watch.go_on() { Ok(()) } else { Err(Error::Stopped { node: self.name.clone() }) }
     }
-}
-
-/// A seed for a node, from that of the step (splitmix64).
-fn mix(seed: u64, number: usize) -> u64 {
-    let mut z = seed.wrapping_add((number as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15));
-    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^ (z >> 31)
 }

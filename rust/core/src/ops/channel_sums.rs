@@ -128,55 +128,47 @@ impl<T: Terms<N>, const N: usize> Kernel for Slab<'_, T, N> {
 
     #[inline(always)]
     fn run<S: Simd>(mut self, simd: S) {
-        let mut channel = 0;
-        while channel + 2 * S::LANES <= self.channels {
-            self.columns::<S, 2>(simd, channel, None);
-            channel += 2 * S::LANES;
-        }
-        while channel < self.channels {
-            let left = self.channels - channel;
-            self.columns::<S, 1>(simd, channel, (left < S::LANES).then(|| simd.first(left)));
-            channel += S::LANES;
+        /// Points that are summed before the sum is added to the total: rounding errors grow with the sum of the two
+        /// numbers, not with their product. All channels of a run are read before the next: a slab may not stay cached.
+        const RUN: usize = 64;
+        self.sums.fill(0.0);
+        for start in self.points.clone().step_by(RUN) {
+            let run = start..self.points.end.min(start + RUN);
+            let mut channel = 0;
+            while channel + 2 * S::LANES <= self.channels {
+                self.columns::<S, 2>(simd, run.clone(), channel, None);
+                channel += 2 * S::LANES;
+            }
+            while channel < self.channels {
+                let left = self.channels - channel;
+                self.columns::<S, 1>(simd, run.clone(), channel, (left < S::LANES).then(|| simd.first(left)));
+                channel += S::LANES;
+            }
         }
     }
 }
 
 impl<T: Terms<N>, const N: usize> Slab<'_, T, N> {
-    /// `V` vectors of channels, the last of which may be a tail.
+    /// Adds `V` vectors of channels of a run, the last of which may be a tail.
     #[inline(always)]
-    fn columns<S: Simd, const V: usize>(&mut self, simd: S, channel: usize, tail: Option<S::M>) {
-        /// Points that are summed before the sum is added to the total: rounding errors grow with the sum of the two
-        /// numbers, not with their product.
-        const RUN: usize = 64;
+    fn columns<S: Simd, const V: usize>(&mut self, simd: S, run: Range<usize>, channel: usize, tail: Option<S::M>) {
         let first = self.points.start * self.channels;
-        let mut total = [[simd.splat(0.0); N]; V];
-        let mut point = self.points.start;
-        while point < self.points.end {
-            let end = self.points.end.min(point + RUN);
-            let mut sums = [[simd.splat(0.0); N]; V];
-            for point in point..end {
-                for v in 0..V {
-                    let channel = channel + v * S::LANES;
-                    // SAFETY: the point is one of the map, and the tail ends with its channels.
-                    let terms =
-                        unsafe { self.terms.terms(simd, point * self.channels + channel, channel, first, tail) };
-                    for n in 0..N {
-                        sums[v][n] = simd.add(sums[v][n], terms[n]);
-                    }
-                }
-            }
+        let mut sums = [[simd.splat(0.0); N]; V];
+        for point in run {
             for v in 0..V {
+                let channel = channel + v * S::LANES;
+                // SAFETY: the point is one of the map, and the tail ends with its channels.
+                let terms = unsafe { self.terms.terms(simd, point * self.channels + channel, channel, first, tail) };
                 for n in 0..N {
-                    total[v][n] = simd.add(total[v][n], sums[v][n]);
+                    sums[v][n] = simd.add(sums[v][n], terms[n]);
                 }
             }
-            point = end;
         }
         for v in 0..V {
             for n in 0..N {
-                let to = &mut self.sums[n * self.pitch + channel + v * S::LANES..];
+                let to = self.sums[n * self.pitch + channel + v * S::LANES..].as_mut_ptr();
                 // SAFETY: a row of sums has all channels.
-                unsafe { store(simd, to.as_mut_ptr(), total[v][n], tail) };
+                unsafe { store(simd, to, simd.add(load(simd, to, tail), sums[v][n]), tail) };
             }
         }
     }

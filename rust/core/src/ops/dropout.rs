@@ -9,6 +9,7 @@ use super::activation::Activation;
 use super::training::Gradient;
 use super::{Attributes, Backward, Compile, Forward, Keeps, Op, Signature, Step, TrainStep, Wants, expect_inputs};
 use crate::parallel::Pool;
+use crate::rng::split;
 use crate::shape::Shape;
 use crate::simd::{Isa, Kernel, Simd, dispatch};
 
@@ -96,12 +97,9 @@ impl TrainStep for DropoutTraining {
     }
 }
 
-/// The key of a chunk: the output of splitmix64 (Steele, Lea & Flood 2014) at this place of the seed's sequence.
+/// The key of a chunk.
 fn key(seed: u64, chunk: u64) -> [u32; 2] {
-    let mut z = seed.wrapping_add((chunk + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15));
-    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^= z >> 31;
+    let z = split(seed, chunk);
     [z as u32, (z >> 32) as u32]
 }
 

@@ -188,3 +188,6 @@ impl TrainStep for ConvTraining {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
