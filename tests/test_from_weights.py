@@ -10,24 +10,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 
 import resnet_rs as rr
+from reference_weights import torch_weight
 from resnet_rs.errors import ArgumentError, FileFormatError, ResnetError, UnknownArgumentError, WeightsError
 from resnet_rs.models import ResNet, ResNetClassifier
-
-
-def torch_weight(name: str, shape: list[int], rng: np.random.Generator) -> NDArray[np.float32]:
-    if len(shape) > 1:
-        value = rng.standard_normal(shape) * np.sqrt(1 / np.prod(shape[1:]))
-    elif name.endswith("running_var"):
-        value = rng.uniform(0.8, 1.2, shape)
-    elif name.endswith("weight"):
-        value = rng.uniform(0.6, 1.0, shape)
-    else:
-        value = rng.standard_normal(shape) * 0.1
-    return value.astype(np.float32)
-
 
 # Small networks of every kind -> the overrides that they need.
 KINDS: dict[str, tuple[rr.Model, dict[str, Any]]] = {}

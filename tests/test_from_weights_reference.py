@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 import resnet_rs as rr
+from reference_weights import keras_weight, torch_weight
 
 # Case of ../shared/reference/torch -> what shapes cannot tell.
 TORCH: dict[str, dict[str, Any]] = {
@@ -27,18 +27,6 @@ TORCH: dict[str, dict[str, Any]] = {
     "tv_resnext50": {},
     "tv_wide50": {},
 }
-
-
-def torch_weight(name: str, shape: list[int], rng: np.random.Generator) -> NDArray[np.float32]:
-    if len(shape) > 1:
-        value = rng.standard_normal(shape) * np.sqrt(1 / np.prod(shape[1:]))
-    elif name.endswith("running_var"):
-        value = rng.uniform(0.8, 1.2, shape)
-    elif name.endswith("weight"):
-        value = rng.uniform(0.6, 1.0, shape)
-    else:
-        value = rng.standard_normal(shape) * 0.1
-    return value.astype(np.float32)
 
 
 @pytest.mark.parametrize("case", TORCH)
@@ -83,19 +71,6 @@ MEDICAI: dict[str, dict[str, Any]] = {
     "attunet_seresnext50_2d_d4": {},
     "unetpp_resnet50_2d_transpose": {},
 }
-
-
-def keras_weight(path: str, shape: list[int], rng: np.random.Generator) -> NDArray[np.float32]:
-    leaf = path.rsplit("/", 1)[-1]
-    if leaf == "kernel" or len(shape) > 1:
-        value = rng.standard_normal(shape) * np.sqrt(1 / max(1, np.prod(shape[:-1])))
-    elif leaf == "gamma":
-        value = rng.uniform(0.6, 1.0, shape)
-    elif leaf == "moving_variance":
-        value = rng.uniform(0.8, 1.2, shape)
-    else:
-        value = rng.standard_normal(shape) * 0.1
-    return value.astype(np.float32)
 
 
 @pytest.mark.parametrize("case", MEDICAI)

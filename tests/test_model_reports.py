@@ -5,24 +5,13 @@ from __future__ import annotations
 import copy
 import pickle
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
 import resnet_rs as rr
-
-
-def small(**arguments: Any) -> rr.Model:
-    defaults: dict[str, Any] = {
-        "input_shape": (20, 28, 3),
-        "num_blocks": [1, 2],
-        "num_filters": [64, 72],
-        "num_strides": [1, 2],
-        "block_type": "basic_block",
-    }
-    return rr.models.ResNetBackbone(**{**defaults, **arguments})
+from small_models import small
 
 
 @pytest.fixture(scope="module")

@@ -11,6 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 import resnet_rs as rr
+from reference_weights import keras_weight, torch_weight
 
 # Cases of ../shared/reference/models that are nets of the residual family.
 MEDICAI = (
@@ -59,31 +60,6 @@ TORCH: dict[str, tuple[str, dict[str, Any]]] = {
     "timm_seresnet18": ("seresnet18", {"se_position": "after_bn", "se_divisor": 8}),
     "timm_seresnext50": ("seresnext50", {"se_position": "after_bn", "se_divisor": 8}),
 }
-
-
-def keras_weight(path: str, shape: list[int], rng: np.random.Generator) -> NDArray[np.float32]:
-    leaf = path.rsplit("/", 1)[-1]
-    if leaf == "kernel" or len(shape) > 1:
-        value = rng.standard_normal(shape) * np.sqrt(1 / max(1, np.prod(shape[:-1])))
-    elif leaf == "gamma":
-        value = rng.uniform(0.6, 1.0, shape)
-    elif leaf == "moving_variance":
-        value = rng.uniform(0.8, 1.2, shape)
-    else:
-        value = rng.standard_normal(shape) * 0.1
-    return value.astype(np.float32)
-
-
-def torch_weight(name: str, shape: list[int], rng: np.random.Generator) -> NDArray[np.float32]:
-    if len(shape) > 1:
-        value = rng.standard_normal(shape) * np.sqrt(1 / np.prod(shape[1:]))
-    elif name.endswith("running_var"):
-        value = rng.uniform(0.8, 1.2, shape)
-    elif name.endswith("weight"):
-        value = rng.uniform(0.6, 1.0, shape)
-    else:
-        value = rng.standard_normal(shape) * 0.1
-    return value.astype(np.float32)
 
 
 def read_case(path: Path) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:

@@ -12,6 +12,7 @@ import pytest
 from numpy.typing import NDArray
 
 import resnet_rs as rr
+from reference_weights import torch_weight
 from resnet_rs import _core
 
 CASES = (
@@ -53,22 +54,11 @@ class Case:
         self.rows = self.network.parameters()
         self.names = {name: number for number, (name, *_) in enumerate(self.info["tensors"])}
         for number, (name, shape) in enumerate(self.info["tensors"]):
-            self.network.set(name, self.tensor(number, name, shape).reshape(self.shape(name)))
+            rng = np.random.default_rng([self.info["seed"], number])
+            self.network.set(name, torch_weight(name, shape, rng).reshape(self.shape(name)))
 
     def shape(self, name: str) -> list[int]:
         return next(shape for row, shape, *_ in self.rows if row == name)
-
-    def tensor(self, number: int, name: str, shape: list[int]) -> NDArray[np.float32]:
-        rng = np.random.default_rng([self.info["seed"], number])
-        if len(shape) > 1:
-            value = rng.standard_normal(shape) * np.sqrt(1 / np.prod(shape[1:]))
-        elif name.endswith("running_var"):
-            value = rng.uniform(0.8, 1.2, shape)
-        elif name.endswith("weight"):
-            value = rng.uniform(0.6, 1.0, shape)
-        else:
-            value = rng.standard_normal(shape) * 0.1
-        return value.astype(np.float32)
 
     def batch(self, step: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         rng = np.random.default_rng([self.info["seed"], 10**6 + step])
