@@ -109,18 +109,16 @@ impl Network {
         let arrays = borrow(&inputs)?;
         let inputs = with_shapes(py, &arrays)?;
         let training = Training { isa: isa(), outputs: &outputs, trainable: &trainable, input_gradients, seed };
-        let mut watch = PythonWatch::new();
-        let results = without_gil(py, || self.inner.train_forward(&inputs, &training, &mut watch));
-        to_list(py, watch.resolve(results)?)
+        let results = without_gil(py, || self.inner.train_forward(&inputs, &training))?;
+        to_list(py, results)
     }
 
     /// Adds to the gradients of the parameters; the gradients of the inputs, if `train_forward` was asked for them.
     fn train_backward<'py>(&self, py: Python<'py>, d_outputs: Vec<Bound<'py, PyAny>>) -> PyResult<Bound<'py, PyList>> {
         let arrays = borrow(&d_outputs)?;
         let d_outputs = with_shapes(py, &arrays)?;
-        let mut watch = PythonWatch::new();
-        let results = without_gil(py, || self.inner.train_backward(&d_outputs, &mut watch));
-        to_list(py, watch.resolve(results)?)
+        let results = without_gil(py, || self.inner.train_backward(&d_outputs))?;
+        to_list(py, results)
     }
 
     /// A copy of the gradient of a parameter; zeros if there is none.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use resnet_core::graph::{Network, Training, Unwatched};
+use resnet_core::graph::{Network, Training};
 use resnet_core::ops::{Attributes, Value};
 use resnet_core::simd::Isa;
 use resnet_core::{Error, Shape, parallel};
@@ -102,12 +102,12 @@ impl Trial {
     }
 
     fn forward(&self) -> Vec<(Shape, Vec<f32>)> {
-        self.network.train_forward(&[(INPUT, &self.x)], &self.training(), &mut Unwatched).unwrap()
+        self.network.train_forward(&[(INPUT, &self.x)], &self.training()).unwrap()
     }
 
     fn backward(&self) -> Vec<f32> {
         let d_outputs = self.d_outputs.each_ref().map(|(shape, values)| (*shape, values.as_slice()));
-        self.network.train_backward(&d_outputs, &mut Unwatched).unwrap().remove(0).1
+        self.network.train_backward(&d_outputs).unwrap().remove(0).1
     }
 
     /// The gradients of all parameters.
@@ -200,7 +200,7 @@ fn frozen_parameters_get_no_gradient_and_frozen_norms_keep_their_statistics() {
     let training = Training { input_gradients: false, ..trial.training() };
     let statistics = |name: &str| trial.network.get(name).unwrap().1;
     let before = ["bn1.running_mean", "bn2.running_var"].map(statistics);
-    let y = trial.network.train_forward(&[(INPUT, &trial.x)], &training, &mut Unwatched).unwrap();
+    let y = trial.network.train_forward(&[(INPUT, &trial.x)], &training).unwrap();
     assert_eq!(before, ["bn1.running_mean", "bn2.running_var"].map(statistics));
     // All norms run on their running statistics: the network computes what it computes for inference.
     let inference = trial.network.run(training.isa, &[(INPUT, &trial.x)], &OUTPUTS).unwrap();
@@ -208,7 +208,7 @@ fn frozen_parameters_get_no_gradient_and_frozen_norms_keep_their_statistics() {
         assert!(y.iter().zip(want).all(|(y, want)| (y - want).abs() < 1e-4));
     }
     let d_outputs = trial.d_outputs.each_ref().map(|(shape, values)| (*shape, values.as_slice()));
-    assert!(trial.network.train_backward(&d_outputs, &mut Unwatched).unwrap().is_empty());
+    assert!(trial.network.train_backward(&d_outputs).unwrap().is_empty());
     for (entry, gradient) in entries.iter().zip(trial.gradients()) {
         let moving = entry.trainable() && !frozen(&entry.name);
         assert_eq!(gradient.iter().any(|&g| g != 0.0), moving, "{}", entry.name);
@@ -235,7 +235,7 @@ fn running_statistics_move_towards_those_of_the_batch() {
 fn steps_at_the_wrong_time_or_of_the_wrong_shape_are_refused() {
     let trial = Trial::new();
     let (shape, values) = &trial.d_outputs[0];
-    let backward = |d_outputs: &[(Shape, &[f32])]| trial.network.train_backward(d_outputs, &mut Unwatched);
+    let backward = |d_outputs: &[(Shape, &[f32])]| trial.network.train_backward(d_outputs);
     assert!(matches!(backward(&[(*shape, values)]), Err(Error::State { .. })));
     trial.forward();
     assert!(matches!(backward(&[(*shape, values)]), Err(Error::Shape { .. })));

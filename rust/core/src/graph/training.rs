@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::network::{Network, State, Tensor, Watch};
+use super::network::{Network, State, Tensor};
 use super::training_exec::Tape;
 use super::training_plan::{TrainingKey, TrainingPlan};
 use crate::buffer::Buffer;
@@ -65,16 +65,11 @@ pub(super) struct Trainer {
 
 impl Network {
     /// The values of the outputs, with batch statistics; moves the running statistics, and keeps what
-    /// [`Network::train_backward`] needs.
+    /// [`Network::train_backward`] needs. Nobody [watches](super::Watch): each direction is a change of the network as a whole.
     ///
     /// # Errors
     /// [`Error::Shape`] or [`Error::Memory`] if the network cannot work on inputs of these shapes.
-    pub fn train_forward(
-        &self,
-        inputs: &[(Shape, &[f32])],
-        training: &Training<'_>,
-        watch: &mut dyn Watch,
-    ) -> Result<Vec<Tensor>> {
+    pub fn train_forward(&self, inputs: &[(Shape, &[f32])], training: &Training<'_>) -> Result<Vec<Tensor>> {
         self.check(inputs, training.outputs)?;
         let mut state = self.lock();
         state.params.allocate()?;
@@ -102,13 +97,11 @@ impl Network {
         let values: Vec<&[f32]> = inputs.iter().map(|(_, values)| *values).collect();
         trainer.seed = training.seed;
         let tape = Tape { arena: &mut trainer.arena, seed: trainer.seed };
-        let outcome = plan.forward(tape, params, &values, &mut slices, watch);
-        if outcome.is_ok() {
-            plan.settle(&trainer.arena, params);
-        }
-        trainer.ready = outcome.is_ok();
+        plan.forward(tape, params, &values, &mut slices);
+        plan.settle(&trainer.arena, params);
+        trainer.ready = true;
         trainer.plan = Some(plan);
-        outcome.map(|()| results)
+        Ok(results)
     }
 
     /// Goes back through the last [`Network::train_forward`]: adds to the gradients of the parameters, and returns those of
@@ -116,7 +109,7 @@ impl Network {
     ///
     /// # Errors
     /// [`Error::State`] if there was none, [`Error::Shape`] if a gradient has not the shape of its output.
-    pub fn train_backward(&self, d_outputs: &[(Shape, &[f32])], watch: &mut dyn Watch) -> Result<Vec<Tensor>> {
+    pub fn train_backward(&self, d_outputs: &[(Shape, &[f32])]) -> Result<Vec<Tensor>> {
         let mut state = self.lock();
         let State { params, trainer, .. } = &mut *state;
         let plan = trainer.plan.as_ref().filter(|_| trainer.ready).ok_or_else(|| Error::State {
@@ -140,7 +133,7 @@ impl Network {
         let values: Vec<&[f32]> = d_outputs.iter().map(|(_, values)| *values).collect();
         let tape = Tape { arena: &mut trainer.arena, seed: trainer.seed };
         trainer.ready = false;
-        plan.backward(tape, params, &mut trainer.gradients, &values, watch)?;
+        plan.backward(tape, params, &mut trainer.gradients, &values);
         Ok(if plan.key.input_gradients { plan.input_gradients(&trainer.arena) } else { Vec::new() })
     }
 
@@ -257,7 +250,7 @@ mod tests {
         let train = |trainable: bool, seed: u64| {
             let trainable = [trainable];
             let training = Training { isa, outputs: &[1, 3], trainable: &trainable, input_gradients: false, seed };
-            network.train_forward(&inputs, &training, &mut Unwatched).unwrap()
+            network.train_forward(&inputs, &training).unwrap()
         };
         for trainable in [false, true] {
             let values = train(trainable, 1);

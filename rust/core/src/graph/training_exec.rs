@@ -3,9 +3,7 @@
 use std::ops::Range;
 
 use super::memory::carve;
-use super::network::Watch;
 use super::training_plan::{Direction, TrainingNode, TrainingPlan};
-use crate::error::{Error, Result};
 use crate::ops::{Backward, Forward, Gradient, Io};
 use crate::parallel::{Pool, run_with};
 use crate::params::Params;
@@ -32,32 +30,19 @@ impl TrainingPlan {
     }
 
     /// Computes the outputs, and what [`TrainingPlan::backward`] will read.
-    ///
-    /// # Errors
-    /// [`Error::Stopped`] by `watch`.
-    pub(super) fn forward(
-        &self,
-        tape: Tape<'_>,
-        params: &Params,
-        inputs: &[&[f32]],
-        outputs: &mut [&mut [f32]],
-        watch: &mut dyn Watch,
-    ) -> Result<()> {
+    pub(super) fn forward(&self, tape: Tape<'_>, params: &Params, inputs: &[&[f32]], outputs: &mut [&mut [f32]]) {
         let Tape { arena, seed } = tape;
         for ((node, _), input) in self.inputs.iter().zip(inputs) {
             arena[self.nodes[*node].value.clone()].copy_from_slice(input);
         }
         run_with(self.key.threads, |pool| {
             for (number, node) in self.nodes.iter().enumerate() {
-                node.ask(watch)?;
                 self.step_forward(node, arena, params, split(seed, number as u64), pool);
             }
-            Ok(())
-        })?;
+        });
         for ((node, _, _), output) in self.outputs.iter().zip(outputs) {
             output.copy_from_slice(&arena[self.nodes[*node].value.clone()]);
         }
-        Ok(())
     }
 
     fn step_forward(&self, node: &TrainingNode, arena: &mut [f32], params: &Params, seed: u64, pool: &Pool) {
@@ -87,26 +72,14 @@ impl TrainingPlan {
     }
 
     /// Adds the gradients of the parameters to `gradients`, which has the layout of the parameters.
-    ///
-    /// # Errors
-    /// [`Error::Stopped`] by `watch`; some gradients have been added then.
-    pub(super) fn backward(
-        &self,
-        tape: Tape<'_>,
-        params: &Params,
-        gradients: &mut [f32],
-        d_outputs: &[&[f32]],
-        watch: &mut dyn Watch,
-    ) -> Result<()> {
+    pub(super) fn backward(&self, tape: Tape<'_>, params: &Params, gradients: &mut [f32], d_outputs: &[&[f32]]) {
         let Tape { arena, seed } = tape;
         self.turn(arena, d_outputs);
         run_with(self.key.threads, |pool| {
             for (number, node) in self.nodes.iter().enumerate().rev() {
-                node.ask(watch)?;
                 self.step_backward(node, arena, params, gradients, split(seed, number as u64), pool);
             }
-            Ok(())
-        })
+        });
     }
 
     /// Writes the gradients of the outputs where they start. One node may be several outputs.
@@ -184,11 +157,5 @@ impl TrainingPlan {
             (*shape, values)
         };
         self.inputs.iter().map(gradient).collect()
-    }
-}
-
-impl TrainingNode {
-    fn ask(&self, watch: &mut dyn Watch) -> Result<()> {
-        if watch.go_on() { Ok(()) } else { Err(Error::Stopped { node: self.name.clone() }) }
     }
 }
