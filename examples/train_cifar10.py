@@ -40,7 +40,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="resnet20", help="resnet20, resnet32 ... (default %(default)s)")
     parser.add_argument("--data", type=Path, default=SHARED / "cifar10", help="folder of the pictures")
-    parser.add_argument("--epochs", type=int, default=70, help="default %(default)s")
+    parser.add_argument("--epochs", type=int, default=52, help="default %(default)s")
     parser.add_argument("--batch", type=int, default=128, help="default %(default)s")
     parser.add_argument("--rate", type=float, default=0.2, help="highest learning rate (default %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="default %(default)s")

@@ -238,6 +238,21 @@ def test_moving_averages_are_what_is_validated_and_kept() -> None:
     assert all(np.array_equal(value, trained[name]) for name, value in smooth.state_dict().items())
 
 
+def test_averages_are_of_weights_and_running_statistics() -> None:
+    x, y = samples()
+    plain, smooth = compiled(rr.optimizers.SGD(0.1)), compiled(rr.optimizers.SGD(0.1, ema_momentum=0.7))
+    want = {name: value.astype(np.float64) for name, value in plain.state_dict().items()}
+    for step in range(3):
+        plain.train_on_batch(x, y)
+        for name, value in plain.state_dict().items():
+            # The average begins before the first update: statistics have seen the first batch by then.
+            share = 1 if step == 0 and "running" in name else 0.3
+            want[name] += share * (value - want[name])
+    smooth.fit(x, y, epochs=3, batch_size=len(x), shuffle=False, verbose=0)
+    for name, value in smooth.state_dict().items():
+        np.testing.assert_allclose(value, want[name], rtol=1e-5, atol=1e-6, err_msg=name)
+
+
 def test_segmentation_in_2d_and_3d() -> None:
     for shape in ((32, 32, 1), (16, 16, 16, 1)):
         rng = np.random.default_rng(0)

@@ -35,8 +35,8 @@ class Optimizer(ABC):
             `Model.freeze`.
         clipvalue: gradients are cut to [-clipvalue, clipvalue].
         global_clipnorm: gradients are scaled down to this norm over all parameters, if theirs is larger.
-        ema_momentum: keep a moving average of all parameters, new = ema_momentum * old + (1 - ema_momentum) * weight;
-            validation, checkpoints and the trained model use the average. None: no average.
+        ema_momentum: keep a moving average of all parameters and running statistics, new = ema_momentum * old +
+            (1 - ema_momentum) * weight; validation, checkpoints and the trained model use it. None: no average.
 
     Raises:
         ArgumentError, UnknownArgumentError: an argument is not allowed.

@@ -2,8 +2,9 @@
 //!
 //! A step is: the gradients clipped, by value or by the norm of all of them together; for every row its own learning rate
 //! (the common one times the row's factor; factor 0 freezes the row) and weight decay; the rule ([`Rule`]); and, if wanted,
-//! the moving average of the parameters, `average = decay average + (1 - decay) parameters`, which begins as they were
-//! before the first step. Rows are cut into fixed chunks: results do not depend on the number of threads.
+//! the moving average of all rows, `average = decay average + (1 - decay) parameters`, which begins as they were before the
+//! first step. A row that no gradient moves has one too: running statistics belong to the weights they were seen with.
+//! Rows are cut into fixed chunks: results do not depend on the number of threads.
 
 mod rules;
 
@@ -145,14 +146,15 @@ impl Optimizer {
         self.check(rows, [values.len(), gradients.len()], learning_rate)?;
         self.allocate(values)?;
         self.step += 1;
-        let trained: Vec<usize> = (0..rows.len()).filter(|&row| self.groups[row].factor > 0.0).collect();
-        let cuts: Vec<(usize, Range<usize>)> = trained.iter().flat_map(|&row| cut(row, &rows[row])).collect();
+        let trained = |row: &usize| self.groups[*row].factor > 0.0;
+        let moved = (0..rows.len()).filter(|row| trained(row) || self.average.is_some());
+        let cuts: Vec<(usize, Range<usize>)> = moved.flat_map(|row| cut(row, &rows[row])).collect();
         let (mut scale, mut bound) = (1.0, f32::INFINITY);
         match self.clip {
             Clip::None => {}
             Clip::Value(largest) => bound = largest,
             Clip::Norm(largest) => {
-                let norm = squares(&cuts, gradients, place).sqrt();
+                let norm = squares(cuts.iter().filter(|(row, _)| trained(row)), gradients, place).sqrt();
                 let factor = f64::from(largest) / (norm + 1e-6);
                 // A norm that is NaN makes every gradient NaN: somebody should see it.
                 scale = if factor >= 1.0 { 1.0 } else { factor as f32 };
@@ -164,11 +166,15 @@ impl Optimizer {
         let moments = state.len() - usize::from(self.average.is_some());
         let stretches = cuts.iter().map(|(row, range)| {
             let group = self.groups[*row];
-            let rates = Rates::new(self.rule, self.convention, self.step, learning_rate * group.factor, group.decay);
+            let rates = trained(row).then(|| Rates {
+                gradient_scale: scale,
+                gradient_bound: bound,
+                ..Rates::new(self.rule, self.convention, self.step, learning_rate * group.factor, group.decay)
+            });
             let mut buffers = state.iter_mut().map(|pieces| pieces.next().unwrap_or_default());
             Stretch {
                 rule: self.rule,
-                rates: Rates { gradient_scale: scale, gradient_bound: bound, ..rates },
+                rates,
                 values: values.next().unwrap_or_default(),
                 gradients: &gradients[range.clone()],
                 moments: buffers.by_ref().take(moments).collect(),
@@ -179,7 +185,7 @@ impl Optimizer {
         Ok(())
     }
 
-    /// Exchanges the parameters of all rows that are trained with their moving averages.
+    /// Exchanges the parameters of all rows with their moving averages.
     ///
     /// # Errors
     /// [`Error::Graph`] if no average is kept, or none is there yet.
@@ -188,7 +194,7 @@ impl Optimizer {
         let Some((_, average)) = self.state.iter_mut().find(|(name, _)| *name == AVERAGE) else {
             return Err(fail("expected a moving average of the parameters, got none".into()));
         };
-        for (row, _) in rows.iter().zip(&self.groups).filter(|(_, group)| group.factor > 0.0) {
+        for row in rows {
             average[row.clone()].swap_with_slice(&mut values[row.clone()]);
         }
         Ok(())
@@ -251,9 +257,10 @@ fn split<'a, 'r>(mut data: &'a mut [f32], ranges: impl Iterator<Item = &'r Range
     parts
 }
 
-/// The sum of the squares of all gradients, chunk by chunk.
-fn squares(cuts: &[(usize, Range<usize>)], gradients: &[f32], place: Place<'_>) -> f64 {
-    pieces::sum(place.pool, cuts.len(), |task| dispatch(place.isa, Squares(&gradients[cuts[task].1.clone()])))
+/// The sum of the squares of the gradients in these chunks.
+fn squares<'a>(cuts: impl Iterator<Item = &'a (usize, Range<usize>)>, gradients: &[f32], place: Place<'_>) -> f64 {
+    let chunks: Vec<&[f32]> = cuts.map(|(_, range)| &gradients[range.clone()]).collect();
+    pieces::sum(place.pool, chunks.len(), |task| dispatch(place.isa, Squares(chunks[task])))
 }
 
 struct Squares<'a>(&'a [f32]);
@@ -276,7 +283,8 @@ impl Kernel for Squares<'_> {
 /// A chunk of one row, in every buffer.
 struct Stretch<'a> {
     rule: Rule,
-    rates: Rates,
+    /// None where only the average moves.
+    rates: Option<Rates>,
     values: &'a mut [f32],
     gradients: &'a [f32],
     moments: Vec<&'a mut [f32]>,
@@ -289,15 +297,18 @@ impl Kernel for Stretch<'_> {
     #[inline(always)]
     fn run<S: Simd>(mut self, s: S) {
         for i in (0..self.values.len()).step_by(S::LANES) {
-            let mut moments = [s.splat(0.0); MOMENTS];
-            for (moment, buffer) in moments.iter_mut().zip(&self.moments) {
-                *moment = load(s, &buffer[i..]);
-            }
-            let (values, gradients) = (load(s, &self.values[i..]), load(s, &self.gradients[i..]));
-            let values = self.rule.apply(s, &self.rates, values, gradients, &mut moments);
-            store(s, &mut self.values[i..], values);
-            for (moment, buffer) in moments.iter().zip(&mut self.moments) {
-                store(s, &mut buffer[i..], *moment);
+            let mut values = load(s, &self.values[i..]);
+            if let Some(rates) = &self.rates {
+                let mut moments = [s.splat(0.0); MOMENTS];
+                for (moment, buffer) in moments.iter_mut().zip(&self.moments) {
+                    *moment = load(s, &buffer[i..]);
+                }
+                let gradients = load(s, &self.gradients[i..]);
+                values = self.rule.apply(s, rates, values, gradients, &mut moments);
+                store(s, &mut self.values[i..], values);
+                for (moment, buffer) in moments.iter().zip(&mut self.moments) {
+                    store(s, &mut buffer[i..], *moment);
+                }
             }
             if let Some((average, decay)) = &mut self.average {
                 let old = load(s, &average[i..]);
