@@ -64,6 +64,7 @@ RUST_RANKS = {
     "error": 0,
     "shape": 1,
     "buffer": 1,
+    "bell": 1,
     "fork": 1,
     "simd": 1,
     "rng": 1,

@@ -12,6 +12,7 @@
 //! Letters, everywhere: n batch, c input channels, k output channels, g groups; d h w depth, height, width of the
 //! input, od oh ow of the output, kd kh kw of the kernel; `d_` before a name is a gradient.
 
+mod bell;
 mod gemm;
 #[cfg(test)]
 mod testing;

@@ -1,9 +1,9 @@
 //! Threads: the only file that names rayon.
 //!
 //! [`run`] hands its closure a [`Pool`]; inside, [`Pool::for_each`] splits work into numbered tasks. The workers
-//! stand by, spinning, for as long as the closure runs, so that one `for_each` costs a microsecond or two and a
-//! network of a hundred layers can afford one per layer. Which thread runs which task is never fixed: a task must
-//! write memory of its own and must not depend on who runs it, which is what makes results independent of the
+//! stand by for as long as the closure runs, spinning before they sleep, so that one `for_each` costs a microsecond or
+//! two and a network of a hundred layers can afford one per layer. Which thread runs which task is never fixed: a task
+//! must write memory of its own and must not depend on who runs it, which is what makes results independent of the
 //! thread count.
 //!
 //! Threads belong to a process: a forked child finds none of its parent's threads and starts its own on first use.
@@ -16,13 +16,11 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering};
 
+use crate::bell::Bell;
 use crate::fork::Section;
 
 /// More threads than this are refused: a typing error, not a machine.
 pub const MAX_THREADS: usize = 1024;
-
-/// Spins before a waiting thread starts to give its core away.
-const SPINS: u32 = 4_000;
 
 static CHOSEN: AtomicUsize = AtomicUsize::new(0);
 
@@ -79,6 +77,7 @@ pub fn run_with<R>(threads: usize, body: impl FnOnce(&Pool) -> R) -> R {
         scope.spawn_broadcast(move |_, context| board.stand_by(context.index() + 1));
         let outcome = catch_unwind(AssertUnwindSafe(|| body(&pool)));
         board.dismissed.store(true, Ordering::Release);
+        board.called.ring();
         outcome
     });
     outcome.unwrap_or_else(|panic| resume_unwind(panic))
@@ -109,6 +108,10 @@ struct Board {
     gate: AtomicU64,
     job: Mutex<Option<Job>>,
     dismissed: AtomicBool,
+    /// Rings when a round begins, and when the workers are dismissed.
+    called: Bell,
+    /// Rings when a worker leaves a round.
+    left: Bell,
     panic: Mutex<Option<Box<dyn Any + Send>>>,
 }
 
@@ -171,6 +174,8 @@ impl Board {
             gate: AtomicU64::new(0),
             job: Mutex::new(None),
             dismissed: AtomicBool::new(false),
+            called: Bell::default(),
+            left: Bell::default(),
             panic: Mutex::new(None),
         }
     }
@@ -190,12 +195,10 @@ impl Board {
         *self.lock_job() = Some(job);
         let round = (self.gate.load(Ordering::Relaxed) / ROUND).wrapping_add(1) & u64::from(u32::MAX);
         self.gate.store((round * ROUND) | OPEN, Ordering::Release);
+        self.called.ring();
         self.work_through(0, job);
         self.gate.fetch_and(!OPEN, Ordering::AcqRel);
-        let mut wait = Wait::default();
-        while !self.gate.load(Ordering::Acquire).is_multiple_of(ROUND) {
-            wait.turn();
-        }
+        self.left.wait(|| self.gate.load(Ordering::Acquire).is_multiple_of(ROUND));
         *self.lock_job() = None;
         let panic = self.panic.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).take();
         if let Some(panic) = panic {
@@ -206,24 +209,25 @@ impl Board {
     /// A worker's life during one `run`: wait for a round, join it, leave it, until dismissed.
     fn stand_by(&self, thread: usize) {
         let mut last_round = 0;
-        let mut wait = Wait::default();
-        while !self.dismissed.load(Ordering::Acquire) {
+        loop {
+            let joinable = |gate: u64| gate & OPEN != 0 && gate / ROUND != last_round;
+            self.called.wait(|| self.dismissed.load(Ordering::Acquire) || joinable(self.gate.load(Ordering::Acquire)));
+            if self.dismissed.load(Ordering::Acquire) {
+                return;
+            }
             let gate = self.gate.load(Ordering::Acquire);
-            let round = gate / ROUND;
-            let joined = gate & OPEN != 0
-                && round != last_round
+            let joined = joinable(gate)
                 && self.gate.compare_exchange(gate, gate + ONE_INSIDE, Ordering::AcqRel, Ordering::Relaxed).is_ok();
             if !joined {
-                wait.turn();
                 continue;
             }
-            last_round = round;
+            last_round = gate / ROUND;
             let job = *self.lock_job();
             if let Some(job) = job {
                 self.work_through(thread, job);
             }
             self.gate.fetch_sub(ONE_INSIDE, Ordering::AcqRel);
-            wait = Wait::default();
+            self.left.ring();
         }
     }
 
@@ -249,19 +253,6 @@ impl Board {
 
     fn lock_job(&self) -> std::sync::MutexGuard<'_, Option<Job>> {
         self.job.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
-    }
-}
-
-/// Waits by spinning first, then by yielding: a preempted partner needs the core more than we do.
-#[derive(Default)]
-struct Wait {
-    turns: u32,
-}
-
-impl Wait {
-    fn turn(&mut self) {
-        self.turns = self.turns.saturating_add(1);
-        if self.turns < SPINS { std::hint::spin_loop() } else { std::thread::yield_now() }
     }
 }
 
