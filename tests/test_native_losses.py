@@ -161,7 +161,7 @@ def cases(draw: Any) -> tuple[str, str, NDArray[np.float32], Floats, NDArray[np.
     t = rng.integers(0, 2, y.shape).astype(np.float64) if form == "binary" else np.eye(c)[labels]
     m = np.ones(labels.shape)
     o: dict[str, Any] = {"from_logits": logits}
-    if form != "categorical" and draw(st.booleans()):
+    if draw(st.booleans()):
         m = (rng.random(labels.shape) > 0.2).astype(np.float64)
         o[draw(st.sampled_from(["ignore_index", "ignore_class_ids"]))] = VOID
     if name in POINTS or name == "dice_ce":
@@ -300,7 +300,7 @@ def test_nothing_counts() -> None:
         ("sparse_dice", {"num_classes": 2}, errors.ShapeError, "num_classes"),
         ("sparse_dice", {"class_weights": [1.0]}, errors.ArgumentError, "class_weights"),
         ("sparse_categorical_crossentropy", {"class_weights": [1, 1, -1]}, errors.ArgumentError, "-1"),
-        ("categorical_dice", {"ignore_index": 1}, errors.ArgumentError, "ignore_class_ids"),
+        ("mse", {"ignore_index": 1}, errors.ArgumentError, "ignore_class_ids"),
         ("categorical_dice", {}, errors.ShapeError, "target"),
         ("mse", {"from_logits": True}, errors.ArgumentError, "from_logits"),
     ],

@@ -43,6 +43,23 @@ def test_smoothing_ignoring_and_weights() -> None:
     assert samples == pytest.approx(-3 * log[2, 1], rel=1e-5)
 
 
+@pytest.mark.parametrize("name", ["Dice", "IoU", "Tversky", "GeneralizedDice", "DiceCE"])
+def test_points_are_ignored_by_class_or_by_a_number_that_is_none(name: str) -> None:
+    labels = RNG.integers(0, 3, (2, 5, 6))
+    y = RNG.standard_normal((2, 5, 6, 3), dtype=np.float32)
+    sparse, categorical = getattr(losses, f"Sparse{name}Loss"), getattr(losses, f"Categorical{name}Loss")
+    void = np.where(labels == 1, 255, labels)
+    full = np.where(labels[..., None] == 1, -1, np.eye(3)[labels])
+    found = [
+        sparse(True, ignore_class_ids=1)(labels, y),
+        sparse(True, num_classes=3, ignore_class_ids=255)(void, y),
+        categorical(True, ignore_class_ids=[1])(np.eye(3)[labels], y),
+        categorical(True, num_classes=3, ignore_class_ids=-1)(full, y),
+    ]
+    assert found == [found[0]] * 4
+    assert found[0] != sparse(True)(labels, y)
+
+
 def test_binary_cross_entropy_of_one_channel() -> None:
     y, p = np.array([1.0, 0.0]), np.array([[0.75], [0.5]], np.float32)
     assert losses.BinaryCrossentropy()(y, p) == pytest.approx(-(np.log(0.75) + np.log(0.5)) / 2, rel=1e-5)

@@ -57,7 +57,8 @@ class RegionLoss(Loss):
         from_logits, reduction: see `Loss`; the values are one per sample and class.
         num_classes: channels of the output; None: as many as it has.
         target_class_ids: the classes that count; None: all.
-        ignore_class_ids: classes that do not count.
+        ignore_class_ids: points that do not count: those of such a class, or with such a number (-1, 255) for a label,
+            or in their channels.
         smooth: keeps fractions and logarithms finite.
     """
 
@@ -76,7 +77,7 @@ class RegionLoss(Loss):
         super().__init__(from_logits, reduction)
         self.num_classes = None if num_classes is None else check_size("num_classes", num_classes)
         self.target_class_ids = check_classes("target_class_ids", target_class_ids, self.num_classes)
-        self.ignore_class_ids = check_classes("ignore_class_ids", ignore_class_ids, self.num_classes)
+        self.ignore_class_ids = check_classes("ignore_class_ids", ignore_class_ids, None, lowest=-(2**24))
         if self.target_class_ids and self.ignore_class_ids and set(self.target_class_ids) <= set(self.ignore_class_ids):
             raise ArgumentError(
                 f"ignore_class_ids: {self.ignore_class_ids} leaves none of target_class_ids={self.target_class_ids}"
@@ -92,11 +93,13 @@ class RegionLoss(Loss):
         }
 
 
-def check_classes(argument: str, value: int | Sequence[int] | None, count: int | None) -> list[int] | None:
+def check_classes(
+    argument: str, value: int | Sequence[int] | None, count: int | None, *, lowest: int = 0
+) -> list[int] | None:
     """Return class numbers as a list, None for None.
 
     Raises:
-        ArgumentError: one is no int, negative, or not below `count`.
+        ArgumentError: one is no int, below `lowest`, or not below `count`.
     """
     if value is None:
         return None
@@ -104,7 +107,7 @@ def check_classes(argument: str, value: int | Sequence[int] | None, count: int |
     if not is_list(several):
         raise ArgumentError(f"{argument}: expected class numbers, got {value!r}")
     highest = 2**24 if count is None else count - 1
-    return [check_int(f"{argument}[{position}]", number, 0, highest) for position, number in enumerate(several)]
+    return [check_int(f"{argument}[{position}]", number, lowest, highest) for position, number in enumerate(several)]
 
 
 class DiceLoss(RegionLoss):

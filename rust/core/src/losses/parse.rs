@@ -12,8 +12,9 @@
 //! | `..._dice_ce` | those of regions, `dice_weight` 1, `ce_weight` 1, `label_smoothing` 0 |
 //! | `..._cldice` | those of regions, `iters` 50, `memory_efficient_skeleton` true |
 //!
-//! Common: `from_logits` false, `reduction` mean, `num_classes`, `class_weights`, `ignore_class_ids` or `ignore_index` (labels
-//! of points that do not count; not for categorical forms). Regions: `target_class_ids`, `smooth` 1e-7.
+//! Common: `from_logits` false, `reduction` mean, `num_classes`, `class_weights`, `ignore_class_ids` or `ignore_index`
+//! (points that do not count: those with such a label, with such a number in a channel, or, for categorical forms, with a 1
+//! for such a class). Regions: `target_class_ids`, `smooth` 1e-7.
 
 use super::centerline::Centerline;
 use super::points::{Measure, Term};
@@ -95,10 +96,8 @@ pub(super) fn loss(kind: &str, options: &mut Attributes) -> Parsed<Loss> {
     }
     let mut ignored = options.whole_numbers("ignore_class_ids")?.unwrap_or_default();
     ignored.extend(options.whole_numbers("ignore_index")?.unwrap_or_default());
-    if !ignored.is_empty() && (form == Form::Categorical || name == "mse") {
-        return Err(
-            "ignore_class_ids: expected none, points are ignored by their label and this target has none".into()
-        );
+    if !ignored.is_empty() && name == "mse" {
+        return Err("ignore_class_ids: expected none, points are ignored by their class and this target has none".into());
     }
     Ok(Loss { kind: kind.into(), form, family, reduction, ignored, class_weights, num_classes })
 }

@@ -20,6 +20,8 @@ pub enum Target<'a> {
 pub(super) struct Truth<'a> {
     target: Target<'a>,
     c: usize,
+    /// Whether a number is the share of a class, not an answer for its channel alone.
+    one_hot: bool,
     ignored: &'a [i64],
     counted: usize,
 }
@@ -54,7 +56,8 @@ impl<'a> Truth<'a> {
                 return Err(wrong(message));
             }
         }
-        let mut truth = Self { target, c, ignored: &loss.ignored, counted: n * d * h * w };
+        let one_hot = loss.form == Form::Categorical;
+        let mut truth = Self { target, c, one_hot, ignored: &loss.ignored, counted: n * d * h * w };
         truth.count(n * d * h * w, pool).map_err(|message| Error::Graph { node: loss.kind.clone(), message })?;
         Ok(truth)
     }
@@ -96,7 +99,11 @@ impl<'a> Truth<'a> {
             Target::Labels(labels) => !self.ignored.contains(&i64::from(labels[point])),
             Target::Dense(values) => {
                 let values = &values[point * self.c..][..self.c];
-                !self.ignored.iter().any(|&label| values.contains(&(label as f32)))
+                let class = |label: i64| usize::try_from(label).ok().filter(|&label| self.one_hot && label < self.c);
+                !self.ignored.iter().any(|&label| match class(label) {
+                    Some(class) => values[class] == 1.0,
+                    None => values.contains(&(label as f32)),
+                })
             }
         }
     }

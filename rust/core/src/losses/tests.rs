@@ -231,26 +231,24 @@ fn every_loss_and_its_gradient() {
             let regional = !name.contains("entropy");
             let binary = form == "binary";
             let sparse = form == "sparse";
-            let (ignored, void) = (sparse || binary, 255);
+            // What does not count has a label beyond the classes, a number beyond 0 and 1, or is of a class.
+            let void = if sparse || binary || shape.c == 3 { 255 } else { 1 };
             let labels: Vec<i32> = (0..points)
-                .map(|i| if ignored && i % 7 == 3 { void } else { (draws[i].abs() * 9.0) as i32 % shape.c as i32 })
+                .map(|i| if i % 7 == 3 { void } else { (draws[i].abs() * 9.0) as i32 % shape.c as i32 })
                 .collect();
             let mut t = vec![0.0; shape.len()];
             for (i, t) in t.iter_mut().enumerate() {
                 let label = labels[i / shape.c];
-                *t = match (binary, label == void) {
-                    (false, _) => f64::from(u8::from(label as usize == i % shape.c)),
-                    (true, true) => f64::from(void),
-                    (true, false) => f64::from(u8::from(draws[i] > 0.0)),
+                *t = match (sparse, label == 255) {
+                    (false, true) => f64::from(void),
+                    (false, false) if binary => f64::from(u8::from(draws[i] > 0.0)),
+                    _ => f64::from(u8::from(label as usize == i % shape.c)),
                 };
             }
             let weights: Vec<f64> = (0..shape.c).map(|k| 0.5 + k as f64 / shape.c as f64).collect();
             let weights = if binary && !regional { vec![0.5, 2.0] } else { weights };
             for (logits, extra) in [(true, false), (true, true), (false, false), (false, true)] {
-                let mut extras = Vec::new();
-                if ignored {
-                    extras.push(("ignore_class_ids", Value::Int(void.into())));
-                }
+                let mut extras = vec![("ignore_class_ids", Value::Int(void.into()))];
                 if regional {
                     extras.push(("smooth", Value::Float(SMOOTH)));
                 }
