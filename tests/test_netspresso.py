@@ -77,6 +77,11 @@ def test_whole_file() -> None:
         }
     }
     assert rr.from_config(whole, num_classes=1000).trainable_params == 11_689_512
+    whole["model"]["architecture"]["head"]["params"]["dropout_prob"] = 0.25
+    dropping = rr.from_config(whole, num_classes=1000)
+    assert dropping.trainable_params == 11_689_512
+    [dropout] = [node for node in dropping.graph.nodes if node.op == "dropout"]
+    assert dropout.attributes == {"rate": 0.25}
 
 
 def test_file(tmp_path: Path) -> None:

@@ -106,6 +106,19 @@ def test_configuration_is_lossless(tmp_path: Path) -> None:
     assert np.array_equal(rr.load(tmp_path / "model.safetensors").predict(x), model.predict(x))
 
 
+def test_dropout_drops_in_training_alone() -> None:
+    first = backbone()
+    model = rr.Sequential([first, layers.GlobalMaxPooling2D(), layers.Dropout(0.5)])
+    whole = rr.Sequential([first, layers.GlobalMaxPooling2D()])
+    x = np.random.default_rng(0).standard_normal((2, 32, 32, 3), dtype=np.float32)
+    assert np.array_equal(model.predict(x), whole.predict(x))
+    kept = whole.forward(x, training=True)
+    dropped = [model.forward(x, training=True, seed=seed) for seed in (1, 1, 2)]
+    assert np.array_equal(dropped[0], dropped[1]) and not np.array_equal(dropped[0], dropped[2])
+    assert np.all((dropped[0] == 0) | np.isclose(dropped[0], 2 * kept, rtol=1e-5, atol=1e-6))
+    assert 0.3 < np.mean(dropped[0][kept != 0] == 0) < 0.7
+
+
 def test_layers_on_maps() -> None:
     model = rr.Sequential([backbone(), layers.Dense(5, activation="sigmoid"), layers.Activation("tanh")])
     assert model.output_shape == (None, 4, 4, 5)

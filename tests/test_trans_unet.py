@@ -184,6 +184,19 @@ def test_initial_weights_of_embeddings_are_small() -> None:
     assert (state["transformer.blocks.1.norm2.weight"] == 1).all()
 
 
+def test_dropout_in_training() -> None:
+    def drops(model: TransUNet) -> int:
+        return sum(node.op == "dropout" for node in model.graph.nodes)
+
+    x = noise(2, 32, 48, 3)
+    model, plain = (TransUNet(encoder=backbone(), **{**SMALL, "dropout_rate": rate}) for rate in (0.2, 0.0))
+    # Three for each block of the transformer and of the decoder.
+    assert drops(plain) == 0 and drops(model) % 3 == 0 and drops(model) >= 3 * SMALL["num_vit_layers"]
+    assert np.array_equal(model.predict(x), plain.predict(x))
+    first, again, other = (model.forward(x, training=True, seed=seed) for seed in (1, 1, 2))
+    assert np.array_equal(first, again) and not np.array_equal(first, other)
+
+
 def test_padding_and_layout() -> None:
     model = TransUNet(encoder=backbone((30, 41, 3)), **SMALL, pad="auto", classifier_activation="softmax")
     y = model.predict(noise(2, 30, 41, 3))

@@ -159,6 +159,9 @@ class _Writer:
     def _activation(self, name: str, inputs: list[str], attributes: dict[str, Any]) -> str:
         return self.activation(name, inputs[0], attributes["function"], attributes.get("slope", 0.01))
 
+    def _dropout(self, name: str, inputs: list[str], attributes: dict[str, Any]) -> str:
+        return inputs[0]
+
     def activation(self, name: str, x: str, function: str, slope: float = 0.01) -> str:
         plain = {
             "relu": "Relu",

@@ -105,7 +105,7 @@ class Softmax(Layer):
 
 @dataclass(frozen=True)
 class Dropout(Layer):
-    """Dropout, which does nothing when predicting.
+    """Dropout (Srivastava et al. 2014), which does nothing when predicting.
 
     Args:
         rate: the fraction that training drops, from 0 to 1.
@@ -122,8 +122,8 @@ class Dropout(Layer):
         check_fraction("rate", self.rate)
 
     def build(self, b: Builder, x: Tensor, name: str) -> Tensor:
-        """Add nothing."""
-        return x
+        """Add the operator."""
+        return b.dropout(x, self.rate, name=name)
 
 
 @dataclass(frozen=True)

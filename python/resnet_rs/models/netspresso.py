@@ -24,10 +24,10 @@ from pathlib import Path
 from typing import Any
 
 from resnet_rs.arrays import checked_shape
-from resnet_rs.checks import check_bool, check_choice, check_int, check_size
+from resnet_rs.checks import check_bool, check_choice, check_fraction, check_int, check_size
 from resnet_rs.config import ACTIVATIONS, MAX_BLOCKS
 from resnet_rs.errors import ArgumentError, FileFormatError, UnknownArgumentError, suggest
-from resnet_rs.layers import Dense, Layer
+from resnet_rs.layers import Dense, Dropout, Layer
 from resnet_rs.model import Model
 
 from .resnet import ResNetClassifier
@@ -213,6 +213,9 @@ def _dense(head: Mapping[str, Any] | None, num_classes: int | None) -> list[Laye
         units = check_size("head.params.intermediate_channels", params.get("intermediate_channels"))
         activation = _choice("head.params.act_type", params.get("act_type"), ACTIVATIONS)
         layers.append(Dense(units, activation=activation, name=f"classifier.{2 * index}"))
+    rate = check_fraction("head.params.dropout_prob", params.get("dropout_prob", 0.0))
+    if rate:
+        layers.append(Dropout(rate, name="classifier.dropout"))
     return [*layers, Dense(num_classes, name="fc")]
 
 

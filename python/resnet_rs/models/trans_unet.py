@@ -49,7 +49,7 @@ class TransUNet(Segmentor):
         classifier_activation: None for logits, "softmax", "sigmoid" or another activation.
         num_vit_layers, num_heads, embed_dim, mlp_dim: of the transformer.
         num_queries: of the decoder.
-        dropout_rate: of training.
+        dropout_rate: what training drops behind each attention and each of the blocks' dense layers.
         decoder_activation: "leaky_relu" (slope 0.3) or another activation.
         decoder_filters: per stage, at least as many as `encoder_depth`.
         mask_mode: "medicai" or "foreground", see above.

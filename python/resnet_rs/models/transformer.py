@@ -29,7 +29,7 @@ class TransformerConfig:
         num_queries: learned queries of the decoder.
         embed_dim: channels of a token.
         mlp_dim: hidden units of the blocks' two dense layers.
-        dropout_rate: of training.
+        dropout_rate: what training drops behind each attention and each of the blocks' dense layers.
     """
 
     num_vit_layers: int = 12
@@ -69,8 +69,13 @@ def block(
         key = b.dense(source, config.embed_dim, name="key")
         value = b.dense(source, config.embed_dim, name="value")
         seen = b.attention(query, key, value, config.num_heads, visible=visible, mask=mask)
-        x = b.add(b.dense(seen, config.embed_dim, name="proj"), x)
+        x = b.add(dropped(b, b.dense(seen, config.embed_dim, name="proj"), config), x)
     normed = b.layer_norm(x, epsilon=EPSILON, name="norm2")
     with b.scope("mlp"):
-        hidden = b.activation(b.dense(normed, config.mlp_dim, name="fc1"), "gelu")
-        return b.add(b.dense(hidden, config.embed_dim, name="fc2"), x)
+        hidden = dropped(b, b.activation(b.dense(normed, config.mlp_dim, name="fc1"), "gelu"), config)
+        return b.add(dropped(b, b.dense(hidden, config.embed_dim, name="fc2"), config), x)
+
+
+def dropped(b: Builder, x: Tensor, config: TransformerConfig) -> Tensor:
+    """`x`, of which training drops a fraction."""
+    return b.dropout(x, config.dropout_rate) if config.dropout_rate else x
