@@ -1,14 +1,12 @@
 """Every operator, in 2D and 3D, on every instruction set, against its definition in float64 (`naive.py`).
 
-Hypothesis draws the shapes: odd sizes, one-pixel maps, strides, dilations, groups, channel counts around the vector
-lengths. The kernels may stray from float64 by 2e-5 of the output's scale, and from themselves, on another number of
-threads, by nothing.
+Hypothesis draws the shapes (`drawn.py`). The kernels may stray from float64 by 2e-5 of the output's scale, and from
+themselves, on another number of threads, by nothing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -20,10 +18,10 @@ from numpy.typing import NDArray
 import naive
 import resnet_rs as rr
 import resnet_rs.functional as F
+from drawn import CHANNELS, exact, forced, maps, noise, windows
 from resnet_rs import _core
 
 TOLERANCE = 2e-5
-CHANNELS = st.sampled_from([1, 2, 3, 4, 5, 7, 8, 15, 16, 17, 24, 31, 32, 33, 48, 64])
 
 pytestmark = pytest.mark.parametrize("isa", _core.available_isas())
 property_based = settings(
@@ -32,17 +30,6 @@ property_based = settings(
     derandomize=True,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
-
-
-@contextmanager
-def forced(isa: str, threads: int) -> Iterator[None]:
-    _core.set_isa(isa)
-    _core.set_num_threads(threads)
-    try:
-        yield
-    finally:
-        _core.set_isa(None)
-        _core.set_num_threads(None)
 
 
 def check(
@@ -60,40 +47,6 @@ def check(
     assert np.abs(got - want).max(initial=0.0) <= TOLERANCE * max(scale, 1e-30)
     for other in results[1:]:
         np.testing.assert_array_equal(other, got)
-
-
-def noise(draw: st.DrawFn, *shape: int) -> NDArray[np.float32]:
-    seed = draw(st.integers(0, 2**32 - 1))
-    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
-
-
-def dims_of(draw: st.DrawFn, rank: int, least: list[int] | None = None) -> list[int]:
-    largest = 19 if rank == 2 else 9
-    return [draw(st.integers(low, max(low, largest))) for low in (least or [1] * rank)]
-
-
-def exact(*arrays: NDArray[np.float32]) -> list[NDArray[np.float64]]:
-    return [array.astype(np.float64) for array in arrays]
-
-
-@st.composite
-def windows(draw: st.DrawFn, *, pool: bool = False) -> dict[str, Any]:
-    """Kernel, stride, dilation, padding pairs, and spatial sizes that leave at least one output."""
-    rank = draw(st.sampled_from([2, 3]))
-    numbers = st.integers(1, 4 if rank == 2 else 3)
-    kernel = [draw(st.integers(1, 7 if rank == 2 else 4)) for _ in range(rank)]
-    if draw(st.booleans()):  # The common ones, more often than chance would have them.
-        kernel = [draw(st.sampled_from([1, 3]))] * rank
-    stride = [draw(numbers) for _ in range(rank)] if draw(st.booleans()) else [draw(st.sampled_from([1, 2]))] * rank
-    dilation = [draw(numbers) for _ in range(rank)] if draw(st.booleans()) else [1] * rank
-    limits = [k // 2 if pool else (k - 1) * d for k, d in zip(kernel, dilation, strict=True)]
-    padding = [(draw(st.integers(0, limit)), draw(st.integers(0, limit))) for limit in limits]
-    least = [
-        max(1, (k - 1) * d + 1 - before - after)
-        for k, d, (before, after) in zip(kernel, dilation, padding, strict=True)
-    ]
-    dims = dims_of(draw, rank, least)
-    return {"kernel": kernel, "stride": stride, "dilation": dilation, "padding": padding, "dims": dims}
 
 
 @given(data=st.data())
@@ -187,12 +140,6 @@ def test_avg_pool(isa: str, data: st.DataObject, count_include_pad: bool) -> Non
     x = noise(data.draw, data.draw(st.integers(1, 2)), *dims, data.draw(CHANNELS))
     want = naive.avg_pool(x.astype(np.float64), **window, count_include_pad=count_include_pad)
     check(isa, want, F.avg_pool, x, **window, count_include_pad=count_include_pad)
-
-
-@st.composite
-def maps(draw: st.DrawFn) -> NDArray[np.float32]:
-    rank = draw(st.sampled_from([2, 3]))
-    return noise(draw, draw(st.integers(1, 3)), *dims_of(draw, rank), draw(CHANNELS))
 
 
 @given(x=maps())
