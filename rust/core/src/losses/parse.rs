@@ -97,7 +97,9 @@ pub(super) fn loss(kind: &str, options: &mut Attributes) -> Parsed<Loss> {
     let mut ignored = options.whole_numbers("ignore_class_ids")?.unwrap_or_default();
     ignored.extend(options.whole_numbers("ignore_index")?.unwrap_or_default());
     if !ignored.is_empty() && name == "mse" {
-        return Err("ignore_class_ids: expected none, points are ignored by their class and this target has none".into());
+        return Err(
+            "ignore_class_ids: expected none, points are ignored by their class and this target has none".into()
+        );
     }
     Ok(Loss { kind: kind.into(), form, family, reduction, ignored, class_weights, num_classes })
 }
