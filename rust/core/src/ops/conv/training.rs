@@ -1,7 +1,7 @@
 //! Convolution in both directions.
 //!
-//! With `y = W x + b`: `d_x = Wᵀ d_y`, `d_W` is the sum of outer products in `weight_gradient`, `d_b` the sum of `d_y` over
-//! all outputs. `Wᵀ` of stride 1 is a convolution with the taps in reverse order and the channels exchanged, by whichever
+//! With `y = W x + b`: `d_x = Wᵀ d_y`, `d_W` is the sum of outer products in `weight_gradient`, or in `winograd::gradient`
+//! where that pays, `d_b` the sum of `d_y` over all outputs. `Wᵀ` of stride 1 is a convolution with the taps in reverse order and the channels exchanged, by whichever
 //! algorithm is best; of larger strides it is the transposed convolution, phase by phase. And the other way round: the
 //! gradient of a transposed convolution's input is the convolution that it is the adjoint of.
 
@@ -77,11 +77,40 @@ fn compile(context: &mut Compile<'_>, work: Work, weights: &Weights<'_>, residua
     Layer { name: "", work, weights: *weights, shift: &zeros, residual, activation }.compile(context, variant)
 }
 
+/// The gradient of the weights.
+enum WeightProduct {
+    Sums(WeightGradient),
+    Winograd(winograd::Gradient),
+}
+
+impl WeightProduct {
+    fn new(context: &Compile<'_>, work: Work) -> Self {
+        match winograd::choose_for_gradient(&work, context.precision) {
+            Some(variant) => Self::Winograd(winograd::Gradient::new(context.isa, work, variant)),
+            None => Self::Sums(WeightGradient::new(context.isa, work)),
+        }
+    }
+
+    fn scratch(&self) -> usize {
+        match self {
+            Self::Sums(gradient) => gradient.scratch(),
+            Self::Winograd(gradient) => gradient.scratch(),
+        }
+    }
+
+    fn run(&self, x: &[f32], d_y: &[f32], d_weight: &mut [f32], scratch: &mut [f32], pool: &Pool) {
+        match self {
+            Self::Sums(gradient) => gradient.run(x, d_y, d_weight, scratch, pool),
+            Self::Winograd(gradient) => gradient.run(x, d_y, d_weight, scratch, pool),
+        }
+    }
+}
+
 /// A convolution or a transposed one in both directions.
 struct ConvTraining {
     forward: Product,
     d_input: Option<Product>,
-    d_weight: Option<WeightGradient>,
+    d_weight: Option<WeightProduct>,
     d_bias: Option<ChannelSums>,
     /// Whether forward is the transposed convolution.
     transposed: bool,
@@ -98,7 +127,7 @@ impl Conv {
         Box::new(ConvTraining {
             forward: Product::conv(context, work, kernel, false),
             d_input: wants.inputs[0].then(|| self.adjoint(context, kernel, wants.plus[0])),
-            d_weight: wants.parameters[0].then(|| WeightGradient::new(context.isa, work)),
+            d_weight: wants.parameters[0].then(|| WeightProduct::new(context, work)),
             d_bias: (self.bias && wants.parameters[1]).then(|| ChannelSums::new(context.isa, output)),
             transposed: false,
             channels: [input.c, output.c],
@@ -140,7 +169,7 @@ impl ConvTranspose {
         Box::new(ConvTraining {
             forward: Product::Transposed(self.pieces(context)),
             d_input: wants.inputs[0].then(|| Product::conv(context, work, kernel, wants.plus[0])),
-            d_weight: wants.parameters[0].then(|| WeightGradient::new(context.isa, work)),
+            d_weight: wants.parameters[0].then(|| WeightProduct::new(context, work)),
             d_bias: (self.has_bias() && wants.parameters[1]).then(|| ChannelSums::new(context.isa, output)),
             transposed: true,
             channels: [input.c, output.c],
@@ -155,7 +184,7 @@ impl TrainStep for ConvTraining {
 
     fn scratch(&self) -> [usize; 2] {
         let d_input = self.d_input.iter().map(|product| product.step().scratch());
-        let d_weight = self.d_weight.iter().map(WeightGradient::scratch);
+        let d_weight = self.d_weight.iter().map(WeightProduct::scratch);
         let d_bias = self.d_bias.iter().map(|sums| sums.scratch(1));
         [self.forward.step().scratch(), d_input.chain(d_weight).chain(d_bias).max().unwrap_or(0)]
     }

@@ -6,7 +6,7 @@
 use super::super::blocking::Work;
 use super::super::strided;
 use super::transform::Axis;
-use super::{BLOCK, RESIDENT};
+use super::{BLOCK, RESIDENT, SHARED};
 
 /// How far the results of convolutions may be from those of the direct sum.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -131,6 +131,22 @@ pub(in super::super) fn choose_for_training(work: &Work, precision: Precision) -
     ((variant.cost(&dense) + copy) * samples + transform < WORTH * direct(work) * samples).then_some(variant)
 }
 
+/// The fastest way to the gradient of the weights, or `None` for the direct sums.
+pub(in super::super) fn choose_for_gradient(work: &Work, precision: Precision) -> Option<Variant> {
+    if strided::Split::new(work).is_some() {
+        return None;
+    }
+    let direct = work.flops() as f64 / 2.0;
+    Variant::all(work)
+        .into_iter()
+        .filter(|variant| !variant.0.contains(&Axis::F3))
+        .filter(|variant| precision == Precision::Default || variant.is_strict())
+        .map(|variant| (variant.gradient_cost(work), variant))
+        .filter(|(cost, _)| *cost < WORTH * direct)
+        .min_by(|(a, _), (b, _)| a.total_cmp(b))
+        .map(|(_, variant)| variant)
+}
+
 /// Time of the direct algorithm for one sample in multiply-adds.
 pub(in super::super) fn direct(work: &Work) -> f64 {
     work.flops() as f64 / work.output.n as f64 / 2.0 + stream(work)
@@ -156,5 +172,21 @@ impl Variant {
         let moved = (weights as f64 * (blocks - 1.0)).clamp(0.0, 2.0 * elements);
         let transform = TRANSFORM[usize::from(self.0[0] != Axis::One)];
         (tiles * products * c * k) as f64 + transform * elements + STREAM * weights as f64 + MOVE * moved
+    }
+
+    /// Time of the gradient of the weights, of all samples.
+    fn gradient_cost(self, work: &Work) -> f64 {
+        /// As long as adding an element of d_U to the gradient.
+        const FOLD: f64 = 40.0;
+        let (c, k) = (work.input.c, work.output.c);
+        let products: usize = self.0.into_iter().map(Axis::products).product();
+        let dims = work.output.dims();
+        let tiles: usize = (0..3).map(|axis| dims[axis].div_ceil(self.0[axis].outputs())).product();
+        let (tiles, weights) = (work.output.n * tiles, (products * c * k) as f64);
+        let elements = (tiles * products * (c + k)) as f64;
+        // d_U is read and written for every block.
+        let blocks = (elements / (SHARED as f64).max(weights / 2.0)).ceil();
+        let transform = TRANSFORM[usize::from(self.0[0] != Axis::One)];
+        (tiles * products * c * k) as f64 + transform * elements + (FOLD + 2.0 * MOVE * (blocks - 1.0)) * weights
     }
 }

@@ -13,9 +13,11 @@
 //! | `transform` | the transforms of one axis |
 //! | `tiles` | those of all axes, from activations to V and from M to activations |
 //! | `weights` | U |
+//! | `gradient` | the gradient of the weights |
 //! | `choice` | whether it pays, and which tiles |
 
 mod choice;
+mod gradient;
 mod tiles;
 mod transform;
 mod weights;
@@ -23,7 +25,8 @@ mod weights;
 use std::ops::Range;
 
 pub use choice::Precision;
-pub(super) use choice::{Variant, choose, choose_for_training, direct, stream};
+pub(super) use choice::{Variant, choose, choose_for_gradient, choose_for_training, direct, stream};
+pub(super) use gradient::Gradient;
 use tiles::{Gather, Scatter, Slots, Source, Tiling};
 
 use super::blocking::Work;

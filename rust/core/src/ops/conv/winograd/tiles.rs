@@ -53,7 +53,7 @@ impl Tiling {
     }
 
     /// The sample of a tile, and which it is along each axis.
-    fn place(&self, tile: usize) -> (usize, [usize; 3]) {
+    pub(super) fn place(&self, tile: usize) -> (usize, [usize; 3]) {
         let [d, h, w] = self.counts();
         (tile / (w * h * d), [tile / (w * h) % d, tile / w % h, tile % w])
     }

@@ -44,6 +44,7 @@ const fn row(point: f64, derivative: f64) -> [f64; 4] {
     [1.0 / derivative, point / derivative, square / derivative, square * point / derivative]
 }
 
+const ZERO_SLOPE: f64 = PP as f64 * QQ as f64;
 const P_SLOPE: f64 = 2.0 * PP as f64 * (PP as f64 - QQ as f64);
 const Q_SLOPE: f64 = 2.0 * QQ as f64 * (QQ as f64 - PP as f64);
 
@@ -203,6 +204,99 @@ pub(super) fn output<S: Simd, const PRODUCTS: usize, const OUTPUTS: usize>(
         }
     }
     y
+}
+
+/// `A y`, the transposed of [`output`]: 2 outputs to 4 products, 4 to 6, and a single one to itself.
+#[inline(always)]
+pub(super) fn spread<S: Simd, const OUTPUTS: usize, const PRODUCTS: usize>(
+    s: S,
+    y: [S::V; OUTPUTS],
+) -> [S::V; PRODUCTS] {
+    let mut x = [y[0]; PRODUCTS];
+    if PRODUCTS == 4 {
+        (x[1], x[2]) = (s.add(y[0], y[1]), s.sub(y[0], y[1]));
+        x[3] = y[1];
+    } else if PRODUCTS == 6 {
+        (x[1], x[2]) = spread_pair(s, [y[0], y[1], y[2], y[3]], P, PP);
+        (x[3], x[4]) = spread_pair(s, [y[0], y[1], y[2], y[3]], Q, QQ);
+        x[5] = y[3];
+    }
+    x
+}
+
+/// The values at `±point` of the polynomial with these coefficients.
+#[inline(always)]
+fn spread_pair<S: Simd>(s: S, y: [S::V; 4], point: f32, square: f32) -> (S::V, S::V) {
+    let square = s.splat(square);
+    let (even, odd) = (s.fma(y[2], square, y[0]), s.fma(y[3], square, y[1]));
+    (s.fma(odd, s.splat(point), even), s.fma(odd, s.splat(-point), even))
+}
+
+/// `Gᵀ u`, the transposed of the transform of weights: 4 or 6 products to 3 taps, and a single one to itself.
+#[inline(always)]
+fn fold<S: Simd, const PRODUCTS: usize, const TAPS: usize>(s: S, u: [S::V; PRODUCTS]) -> [S::V; TAPS] {
+    let mut g = [u[0]; TAPS];
+    if PRODUCTS == 1 {
+        return g;
+    }
+    let (sum, difference) = (s.add(u[1], u[2]), s.sub(u[1], u[2]));
+    if PRODUCTS == 4 {
+        let half = s.splat(0.5);
+        g[0] = s.fma(sum, half, s.sub(s.splat(0.0), u[0]));
+        g[1] = s.mul(difference, half);
+        g[2] = s.fma(sum, half, u[3]);
+    } else {
+        let (sum_q, difference_q) = (s.add(u[3], u[4]), s.sub(u[3], u[4]));
+        let power = |point: f32, slope: f64, power: i32| s.splat((f64::from(point).powi(power) / slope) as f32);
+        let [p, q] = [(P, P_SLOPE), (Q, Q_SLOPE)];
+        let even = s.fma(sum_q, power(q.0, q.1, 0), s.mul(sum, power(p.0, p.1, 0)));
+        g[0] = s.fma(u[0], s.splat((1.0 / ZERO_SLOPE) as f32), even);
+        g[1] = s.fma(difference_q, power(q.0, q.1, 1), s.mul(difference, power(p.0, p.1, 1)));
+        g[2] = s.fma(sum_q, power(q.0, q.1, 2), s.fma(sum, power(p.0, p.1, 2), u[5]));
+    }
+    g
+}
+
+/// `A` of vectors `from_stride` apart to vectors `to_stride` apart.
+///
+/// # Safety
+/// `OUTPUTS` vectors must be readable, `PRODUCTS` writable at those places.
+#[inline(always)]
+pub(super) unsafe fn spread_line<S: Simd, const OUTPUTS: usize, const PRODUCTS: usize>(
+    s: S,
+    from: *const f32,
+    from_stride: usize,
+    to: *mut f32,
+    to_stride: usize,
+) {
+    // SAFETY: by this function's contract.
+    let y = unsafe { read::<S, OUTPUTS>(s, from, from_stride) };
+    let x: [S::V; PRODUCTS] = spread(s, y);
+    for_rows!(PRODUCTS, i, {
+        // SAFETY: as above.
+        unsafe { s.store(to.add(i * to_stride), x[i]) };
+    });
+}
+
+/// `Gᵀ` of vectors `from_stride` apart to vectors `to_stride` apart.
+///
+/// # Safety
+/// `PRODUCTS` vectors must be readable, `TAPS` writable at those places.
+#[inline(always)]
+pub(super) unsafe fn fold_line<S: Simd, const PRODUCTS: usize, const TAPS: usize>(
+    s: S,
+    from: *const f32,
+    from_stride: usize,
+    to: *mut f32,
+    to_stride: usize,
+) {
+    // SAFETY: by this function's contract.
+    let u = unsafe { read::<S, PRODUCTS>(s, from, from_stride) };
+    let g: [S::V; TAPS] = fold(s, u);
+    for_rows!(TAPS, i, {
+        // SAFETY: as above.
+        unsafe { s.store(to.add(i * to_stride), g[i]) };
+    });
 }
 
 /// `Bᵀ` of vectors `from_stride` apart to vectors `to_stride` apart.
