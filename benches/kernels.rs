@@ -11,7 +11,7 @@ use std::time::Instant;
 
 use resnet_core::Shape;
 use resnet_core::buffer::Buffer;
-use resnet_core::ops::{Attributes, Compile, Io, Op, Packing, Precision, Step, Value, gather, parse};
+use resnet_core::ops::{Attributes, Compile, Io, Op, Packing, Precision, Step, Stretches, Value, parse};
 use resnet_core::parallel::{Pool, run_with};
 use resnet_core::simd::{Isa, Kernel, Simd, dispatch};
 
@@ -116,7 +116,7 @@ impl Compiled {
         let parameters: Vec<Vec<f32>> = shapes.iter().map(|p| fill(p.shape.iter().product())).collect();
         let slices: Vec<&[f32]> = parameters.iter().map(Vec::as_slice).collect();
         let output = op.infer(&[input]).expect("valid shape");
-        let mut made = Vec::new();
+        let mut made = Stretches::default();
         let step = run_with(threads, |pool| {
             op.compile(&mut Compile {
                 isa,
@@ -129,7 +129,7 @@ impl Compiled {
                 packing: Packing::Shared { known: &mut Default::default(), made: &mut made },
             })
         });
-        gather(&made);
+        made.finish();
         let scratch = Buffer::zeroed(step.scratch());
         Self { step, input: fill(input.len()), output: vec![0.0; output.len()], scratch }
     }

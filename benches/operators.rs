@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use resnet_core::Shape;
 use resnet_core::buffer::Buffer;
-use resnet_core::ops::{Attributes, Compile, Io, Op, Packing, Packs, Precision, Step, Value, gather, parse};
+use resnet_core::ops::{Attributes, Compile, Io, Op, Packing, Packs, Precision, Step, Stretches, Value, parse};
 use resnet_core::parallel::{Pool, run_with};
 use resnet_core::simd::Isa;
 
@@ -90,7 +90,7 @@ impl Bench {
         let output = op.infer(&shapes).expect("valid shapes");
         let parameters: Vec<Buffer> = signature.parameters.iter().map(|p| data(p.shape.iter().product())).collect();
         let slices: Vec<&[f32]> = parameters.iter().map(|values| &values[..]).collect();
-        let mut made = Vec::new();
+        let mut made = Stretches::default();
         let step = run_with(threads, |pool| {
             op.compile(&mut Compile {
                 isa,
@@ -103,7 +103,7 @@ impl Bench {
                 packing: Packing::Shared { known: &mut Packs::new(), made: &mut made },
             })
         });
-        gather(&made);
+        made.finish();
         let values = parameters.iter().map(|values| values.len());
         let length = shapes.iter().map(Shape::len).sum::<usize>() + output.len() + values.sum::<usize>();
         Self {

@@ -224,7 +224,7 @@ impl Network {
         let entry = match plans.iter().position(|(known, _)| *known == key) {
             Some(position) => plans.remove(position),
             None => {
-                // Packs of a plan that failed half way are lost with it: they were not gathered.
+                // Packs of a plan that failed half way are lost with it: their memory was not finished.
                 let mut grown = std::mem::take(packs);
                 let plan = Plan::new(&self.graph, params, &mut grown, &key)?;
                 *packs = grown;

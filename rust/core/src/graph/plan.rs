@@ -8,7 +8,7 @@ use super::memory::{Demand, place};
 use super::spec::{Graph, Node, infer};
 use crate::buffer::{LINE, catch_out_of_memory};
 use crate::error::{Error, Result};
-use crate::ops::{Compile, Packing, Packs, Precision, Step, gather};
+use crate::ops::{Compile, Packing, Packs, Precision, Step, Stretches};
 use crate::parallel::run_with;
 use crate::params::Params;
 use crate::shape::Shape;
@@ -67,7 +67,7 @@ impl Plan {
         let Fused { nodes, outputs } = fuse(graph, &key.outputs);
         let shapes = infer(&nodes, &key.inputs)?;
 
-        let mut made = Vec::new();
+        let mut made = Stretches::default();
         let out_of_memory = |node: &str, bytes| Error::out_of_memory(node, "packed weights", bytes);
         let steps = run_with(key.threads, |pool| {
             let compile = |(node, &output): (&Node, &Shape)| {
@@ -89,7 +89,7 @@ impl Plan {
             };
             nodes.iter().zip(&shapes).map(compile).collect::<Result<Vec<Option<Box<dyn Step>>>>>()
         })?;
-        catch_out_of_memory(|| gather(&made)).map_err(|failed| out_of_memory("the network", failed.bytes))?;
+        made.finish();
 
         let mut demands: Vec<Demand> = shapes
             .iter()

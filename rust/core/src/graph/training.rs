@@ -197,7 +197,10 @@ impl Network {
 
     /// Sets all gradients to zero.
     pub fn zero_gradients(&self) {
-        self.lock().trainer.gradients.fill(0.0);
+        /// Elements of a task.
+        const CHUNK: usize = 256 * 1024;
+        let gradients = &mut self.lock().trainer.gradients;
+        parallel::run(|pool| pool.for_each_chunk(gradients, CHUNK, |_, values| values.fill(0.0)));
     }
 }
 

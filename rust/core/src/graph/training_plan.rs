@@ -16,7 +16,7 @@ use super::memory::{Demand, place};
 use super::spec::{Graph, Node, infer};
 use crate::buffer::{Buffer, OutOfMemory, catch_out_of_memory};
 use crate::error::{Error, Result};
-use crate::ops::{Activation, Compile, Packing, Packs, Precision, Step, TrainStep, Wants, gather};
+use crate::ops::{Activation, Compile, Packing, Packs, Precision, Step, Stretches, TrainStep, Wants};
 use crate::parallel::run_with;
 use crate::params::Params;
 use crate::shape::Shape;
@@ -248,7 +248,7 @@ fn compile(
     params: &Params,
     key: &TrainingKey,
 ) -> Result<Vec<Direction>> {
-    let (mut made, mut known) = (Vec::new(), Packs::new());
+    let (mut made, mut known) = (Stretches::default(), Packs::new());
     let directions = run_with(key.threads, |pool| {
         let mut compile = |number: usize, node: &Node| {
             if node.is_input() {
@@ -286,7 +286,6 @@ fn compile(
         };
         nodes.iter().enumerate().map(catch).collect::<Result<Vec<Direction>>>()
     })?;
-    let gathered = catch_out_of_memory(|| gather(&made));
-    gathered.map_err(|failed| Error::out_of_memory("the network", "packed weights", failed.bytes))?;
+    made.finish();
     Ok(directions)
 }

@@ -6,7 +6,6 @@
 use std::any::Any;
 use std::fmt;
 
-use crate::buffer::Buffer;
 use crate::parallel::Pool;
 use crate::shape::Shape;
 use crate::simd::Isa;
@@ -61,7 +60,7 @@ mod upsample;
 pub use activation::Activation;
 pub use attributes::{Attributes, Value};
 pub use conv::Precision;
-pub use packs::{Packed, Packing, Packs, gather};
+pub use packs::{Packed, Packing, Packs, Stretches};
 pub use training::{Backward, Forward, Gradient, Keeps, TrainStep, Wants};
 
 /// The list of operators: the name in a network's description, and how to read the attributes.
@@ -222,14 +221,7 @@ impl Compile<'_> {
             Packing::Own => Packed::own(length),
             Packing::Shared { known, made } => {
                 let layout = format!("{} {layout}", self.isa.name());
-                let make = || {
-                    let mut values = Buffer::zeroed(length);
-                    pack(&mut values);
-                    let packed = Packed::new(values);
-                    made.push(packed.clone());
-                    packed
-                };
-                known.entry(layout).or_insert_with(make).clone()
+                known.entry(layout).or_insert_with(|| made.pack(length, pack)).clone()
             }
         }
     }

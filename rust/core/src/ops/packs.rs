@@ -1,33 +1,22 @@
-//! Packed weights: made once for each layout, shared by plans, and gathered into one stretch of memory.
+//! Packed weights: made once for each layout, shared by plans, one after the other in long stretches of memory.
 
 use std::collections::HashMap;
 use std::ops::{Deref, Range};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, OnceLock};
 
 use crate::buffer::{Buffer, align_up};
 
 /// Packed weights of a node by layout: plans for different input shapes share them.
 pub type Packs = HashMap<String, Packed>;
 
-/// Weights in the layout of a kernel. They can be read once they have been gathered.
-#[derive(Clone)]
-pub struct Packed(Arc<Weights>);
-
-struct Weights {
-    /// Until they are gathered.
-    own: Mutex<Option<Buffer>>,
-    place: OnceLock<(Arc<Buffer>, Range<usize>)>,
-}
+/// Weights in the layout of a kernel. They can be read once the [`Stretches`] that they are packed to are finished.
+#[derive(Clone, Default)]
+pub struct Packed(Arc<OnceLock<(Arc<Buffer>, Range<usize>)>>);
 
 impl Packed {
-    pub(super) fn new(values: Buffer) -> Self {
-        Self(Arc::new(Weights { own: Mutex::new(Some(values)), place: OnceLock::new() }))
-    }
-
     /// Weights of one step alone, to be packed again whenever they change.
     pub(super) fn own(length: usize) -> Self {
-        let place = OnceLock::from((Arc::new(Buffer::zeroed(length)), 0..length));
-        Self(Arc::new(Weights { own: Mutex::new(None), place }))
+        Self(Arc::new(OnceLock::from((Arc::new(Buffer::zeroed(length)), 0..length))))
     }
 
     /// The memory, to pack again.
@@ -35,8 +24,7 @@ impl Packed {
     /// # Panics
     /// If another step has the same weights.
     pub(super) fn refill(&mut self) -> &mut [f32] {
-        let (buffer, range) =
-            Arc::get_mut(&mut self.0).and_then(|weights| weights.place.get_mut()).expect("weights of one step alone");
+        let (buffer, range) = Arc::get_mut(&mut self.0).and_then(OnceLock::get_mut).expect("weights of one step alone");
         &mut Arc::get_mut(buffer).expect("weights of one step alone")[range.clone()]
     }
 }
@@ -47,8 +35,8 @@ pub enum Packing<'a> {
     Shared {
         /// Packed weights of this node made before, for other shapes.
         known: &'a mut Packs,
-        /// Those made now, to be gathered when all nodes have been compiled.
-        made: &'a mut Vec<Packed>,
+        /// Where those made now go, to be finished when all nodes have been compiled.
+        made: &'a mut Stretches,
     },
     /// The step itself, which packs them whenever it is told that they have changed.
     Own,
@@ -58,39 +46,55 @@ impl Deref for Packed {
     type Target = [f32];
 
     fn deref(&self) -> &[f32] {
-        let (buffer, range) = self.0.place.get().expect("weights are read before they are gathered");
+        let (buffer, range) = self.0.get().expect("weights are read before their memory is finished");
         &buffer[range.clone()]
     }
 }
 
-/// Moves weights that were just packed into one buffer, in this order.
+/// Memory that weights are packed to, in the order of the steps.
 ///
-/// A run reads them in the order of its steps: one stretch of huge pages, which the processor prefetches across layers.
-/// Each is freed when it has been moved, so that they are not in memory twice.
-pub fn gather(packed: &[Packed]) {
-    let take = |packed: &Packed| packed.0.own.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).take();
-    let length = |packed: &Packed| {
+/// A run reads them in that order: long stretches of huge pages, which the processor prefetches across layers.
+#[derive(Default)]
+pub struct Stretches {
+    buffers: Vec<Buffer>,
+    /// Elements that are taken: of the last buffer, and of all.
+    taken: [usize; 2],
+    /// Which buffer weights are in, and where.
+    places: Vec<(Packed, usize, Range<usize>)>,
+}
+
+impl Stretches {
+    /// Weights that `pack` writes to `length` zeros.
+    pub(super) fn pack(&mut self, length: usize, pack: impl FnOnce(&mut [f32])) -> Packed {
+        /// Elements of a stretch: no longer than what is there already, or a small network would have a large one.
+        const MOST: usize = 16 << 20;
+        let [last, all] = &mut self.taken;
+        if self.buffers.last().is_none_or(|buffer| buffer.len() - *last < length) {
+            self.buffers.push(Buffer::zeroed(length.max(MOST.min(*all))));
+            *last = 0;
+        }
+        let (number, range) = (self.buffers.len() - 1, *last..*last + length);
+        let buffer = &mut self.buffers[number];
+        pack(&mut buffer[range.clone()]);
+        *last = align_up(range.end).min(buffer.len());
+        *all += align_up(length);
+        let packed = Packed::default();
+        self.places.push((packed.clone(), number, range));
         packed
-            .0
-            .own
-            .lock()
-            .unwrap_or_else(|poisoned| poisoned.into_inner())
-            .as_ref()
-            .map_or(0, |own| align_up(own.len()))
-    };
-    let mut all = Buffer::zeroed(packed.iter().map(length).sum());
-    let mut ranges = Vec::with_capacity(packed.len());
-    let mut start = 0;
-    for weights in packed {
-        let own = take(weights).unwrap_or_default();
-        let range = start..start + own.len();
-        all[range.clone()].copy_from_slice(&own);
-        start = align_up(range.end);
-        ranges.push(range);
     }
-    let all = Arc::new(all);
-    for (weights, range) in packed.iter().zip(ranges) {
-        weights.0.place.get_or_init(|| (Arc::clone(&all), range));
+
+    /// How many weights were packed.
+    #[cfg(test)]
+    pub(super) fn count(&self) -> usize {
+        self.places.len()
+    }
+
+    /// From now on the weights can be read.
+    pub fn finish(self) {
+        let buffers: Vec<Arc<Buffer>> = self.buffers.into_iter().map(Arc::new).collect();
+        for (packed, number, range) in self.places {
+            packed.0.get_or_init(|| (Arc::clone(&buffers[number]), range));
+        }
     }
 }
 
@@ -99,13 +103,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn gathered_weights_are_where_they_belong() {
-        let buffers = [3usize, 0, 16, 40].map(|length| Buffer::copy_of(&vec![length as f32; length]));
-        let packed = buffers.map(Packed::new);
-        gather(&packed);
-        for (weights, length) in packed.iter().zip([3usize, 0, 16, 40]) {
+    fn packed_weights_are_where_they_belong() {
+        let lengths = [3, 0, 16, 40, 5, 7, 1000, 1, 17, 900];
+        let mut made = Stretches::default();
+        let packed = lengths.map(|length| {
+            made.pack(length, |values| {
+                assert!(values.iter().all(|&value| value == 0.0));
+                values.fill(length as f32);
+            })
+        });
+        assert!(made.buffers.len() < lengths.len());
+        made.finish();
+        for (weights, length) in packed.iter().zip(lengths) {
             assert_eq!(**weights, vec![length as f32; length]);
-            assert_eq!(weights.as_ptr().align_offset(crate::buffer::ALIGNMENT), 0);
+            assert!(length == 0 || weights.as_ptr().align_offset(crate::buffer::ALIGNMENT) == 0);
         }
     }
 }

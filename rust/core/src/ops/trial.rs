@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::{
-    Attributes, Backward, Compile, Forward, Gradient, Io, Op, Packing, Packs, Parameter, Precision, Role, Value, Wants,
-    gather, parse,
+    Attributes, Backward, Compile, Forward, Gradient, Io, Op, Packing, Packs, Parameter, Precision, Role, Stretches,
+    Value, Wants, parse,
 };
 use crate::buffer::Buffer;
 use crate::parallel::run_with;
@@ -103,7 +103,7 @@ impl Trial {
         let shape = self.output();
         let inputs: Vec<&[f32]> = self.inputs.iter().map(Vec::as_slice).collect();
         let parameters: Vec<&[f32]> = self.parameters.iter().map(Vec::as_slice).collect();
-        let mut made = Vec::new();
+        let mut made = Stretches::default();
         let step = run_with(threads, |pool| {
             let packing = Packing::Shared { known: &mut Packs::new(), made: &mut made };
             let (inputs, parameters) = (&self.shapes, &parameters);
@@ -118,7 +118,7 @@ impl Trial {
                 packing,
             })
         });
-        gather(&made);
+        made.finish();
         let mut output = vec![f32::NAN; shape.len()];
         let mut scratch = Buffer::zeroed(step.scratch());
         scratch.fill(f32::NAN);

@@ -1,6 +1,6 @@
 //! AVX2 and FMA: 8 lanes, 16 registers.
 
-use super::{Isa, Simd};
+use super::{Isa, Simd, for_rows};
 use std::arch::x86_64::*;
 
 /// Proof of AVX2 and FMA.
@@ -178,6 +178,36 @@ impl Simd for Avx2 {
     #[inline(always)]
     fn permute(self, v: Self::V, lanes: Self::I) -> Self::V {
         intrinsic!(_mm256_permutevar8x32_ps(v, lanes))
+    }
+
+    #[inline(always)]
+    unsafe fn transpose(self, from: *const f32, step: usize, [rows, columns]: [usize; 2], to: *mut f32) {
+        let (mask, zero) = (self.first(columns), self.splat(0.0));
+        let (mut a, mut b) = ([zero; 8], [zero; 8]);
+        for_rows!(8, row, {
+            if row < rows {
+                // SAFETY: the caller answers for this row.
+                a[row] = unsafe { self.load_masked(from.add(row * step), mask) };
+            }
+        });
+        // Squares of 2, then of 4: vector `4 g + j` has columns `4 l + j` of rows `4 g ..` in its half l.
+        for_rows!(4, i, {
+            b[2 * i] = intrinsic!(_mm256_unpacklo_ps(a[2 * i], a[2 * i + 1]));
+            b[2 * i + 1] = intrinsic!(_mm256_unpackhi_ps(a[2 * i], a[2 * i + 1]));
+        });
+        for_rows!(2, g, {
+            for_rows!(2, i, {
+                a[4 * g + 2 * i] = intrinsic!(_mm256_shuffle_ps::<0x44>(b[4 * g + i], b[4 * g + 2 + i]));
+                a[4 * g + 2 * i + 1] = intrinsic!(_mm256_shuffle_ps::<0xee>(b[4 * g + i], b[4 * g + 2 + i]));
+            });
+        });
+        for_rows!(4, j, {
+            // SAFETY: the first needs the instruction set only; the caller answers for the square.
+            unsafe {
+                self.store(to.add(j * 8), _mm256_permute2f128_ps::<0x20>(a[j], a[4 + j]));
+                self.store(to.add((4 + j) * 8), _mm256_permute2f128_ps::<0x31>(a[j], a[4 + j]));
+            }
+        });
     }
 
     #[inline(always)]

@@ -1,6 +1,6 @@
 //! AVX-512: 16 lanes, 32 registers.
 
-use super::{Isa, Simd};
+use super::{Isa, Simd, for_rows};
 use std::arch::x86_64::*;
 
 /// Proof of AVX-512 F, BW, DQ and VL.
@@ -163,6 +163,45 @@ impl Simd for Avx512 {
     #[inline(always)]
     fn permute(self, v: Self::V, lanes: Self::I) -> Self::V {
         intrinsic!(_mm512_permutexvar_ps(lanes, v))
+    }
+
+    #[inline(always)]
+    unsafe fn transpose(self, from: *const f32, step: usize, [rows, columns]: [usize; 2], to: *mut f32) {
+        let (mask, zero) = (self.first(columns), self.splat(0.0));
+        let (mut a, mut b) = ([zero; 16], [zero; 16]);
+        for_rows!(16, row, {
+            if row < rows {
+                // SAFETY: the caller answers for this row.
+                a[row] = unsafe { self.load_masked(from.add(row * step), mask) };
+            }
+        });
+        // Squares of 2, then of 4: vector `4 g + j` has columns `4 l + j` of rows `4 g ..` in its quarter l.
+        for_rows!(8, i, {
+            b[2 * i] = intrinsic!(_mm512_unpacklo_ps(a[2 * i], a[2 * i + 1]));
+            b[2 * i + 1] = intrinsic!(_mm512_unpackhi_ps(a[2 * i], a[2 * i + 1]));
+        });
+        for_rows!(4, g, {
+            for_rows!(2, i, {
+                let (above, below) = (b[4 * g + i], b[4 * g + 2 + i]);
+                a[4 * g + 2 * i] = intrinsic!(_mm512_shuffle_ps::<0x44>(above, below));
+                a[4 * g + 2 * i + 1] = intrinsic!(_mm512_shuffle_ps::<0xee>(above, below));
+            });
+        });
+        // Then of quarters.
+        for_rows!(4, j, {
+            let even = intrinsic!(_mm512_shuffle_f32x4::<0x88>(a[j], a[4 + j]));
+            let odd = intrinsic!(_mm512_shuffle_f32x4::<0xdd>(a[j], a[4 + j]));
+            let even_below = intrinsic!(_mm512_shuffle_f32x4::<0x88>(a[8 + j], a[12 + j]));
+            let odd_below = intrinsic!(_mm512_shuffle_f32x4::<0xdd>(a[8 + j], a[12 + j]));
+            b[j] = intrinsic!(_mm512_shuffle_f32x4::<0x88>(even, even_below));
+            b[4 + j] = intrinsic!(_mm512_shuffle_f32x4::<0x88>(odd, odd_below));
+            b[8 + j] = intrinsic!(_mm512_shuffle_f32x4::<0xdd>(even, even_below));
+            b[12 + j] = intrinsic!(_mm512_shuffle_f32x4::<0xdd>(odd, odd_below));
+        });
+        for_rows!(16, column, {
+            // SAFETY: the caller answers for the square.
+            unsafe { self.store(to.add(column * 16), b[column]) };
+        });
     }
 
     #[inline(always)]

@@ -16,6 +16,9 @@ pub mod slices;
 
 pub use dispatch::{Isa, dispatch, outlined};
 
+/// Lanes of the widest vector.
+pub const MOST_LANES: usize = 16;
+
 /// Repeats `$body` with `$i` from 0 to `$count`, at most 16. A loop would do, if the compiler could be relied on to
 /// unroll it: where it does not, the accumulators of a kernel live in memory and it is three times slower.
 macro_rules! for_rows {
@@ -144,6 +147,24 @@ pub trait Simd: Copy + Send + Sync + 'static {
     /// Rearranges the lanes.
     fn permute(self, v: Self::V, lanes: Self::I) -> Self::V;
 
+    /// Writes the columns of a square of `LANES` by `LANES` floats, whose rows are `step` apart, one after the other to `to`.
+    /// Only `rows` rows of `columns` floats are read: the rest is zeros.
+    ///
+    /// # Safety
+    /// Those floats must be readable, and the square writable at `to`, which is not part of them.
+    #[inline(always)]
+    unsafe fn transpose(self, from: *const f32, step: usize, [rows, columns]: [usize; 2], to: *mut f32) {
+        for column in 0..Self::LANES {
+            for row in 0..Self::LANES {
+                // SAFETY: by this function's contract.
+                unsafe {
+                    let inside = row < rows && column < columns;
+                    *to.add(column * Self::LANES + row) = if inside { *from.add(row * step + column) } else { 0.0 };
+                }
+            }
+        }
+    }
+
     /// Asks for the cache line at `address` to be brought to the caches; any address is allowed.
     fn prefetch(self, address: *const f32);
 
@@ -220,6 +241,21 @@ mod tests {
                 assert_eq!(out, data);
                 let want: Vec<f32> = (0..n).map(|i| if i < count { 4.0 } else { 0.0 }).collect();
                 assert_eq!(lanes(v), want);
+            }
+            let step = n + 3;
+            let from: Vec<f32> = (0..n * step).map(|i| i as f32).collect();
+            for (rows, columns) in [(n, n), (n, 1), (1, n), (n - 1, n - 1), (0, 0), (3, 2)] {
+                let mut to = vec![9.0f32; n * n];
+                let read = if rows == 0 { 0 } else { (rows - 1) * step + columns };
+                // A slice as long as what may be read.
+                let from = from[..read].to_vec();
+                // SAFETY: so many rows are there, and the square is as large as it must be.
+                unsafe { s.transpose(from.as_ptr(), step, [rows, columns], to.as_mut_ptr()) };
+                for (i, &got) in to.iter().enumerate() {
+                    let (column, row) = (i / n, i % n);
+                    let want = if row < rows && column < columns { (row * step + column) as f32 } else { 0.0 };
+                    assert_eq!(got, want, "row {row} of {rows}, column {column} of {columns}");
+                }
             }
             let mut width = 1;
             while width <= n {

@@ -51,7 +51,7 @@ impl Layer<'_> {
         }
         if grouped::supports(isa, &work) {
             let width = work.window.kernel[2];
-            let pack = |packed: &mut [f32]| grouped::pack(isa, width, &weights, packed);
+            let pack = |packed: &mut [f32]| grouped::pack(isa, width, &weights, packed, pool);
             let packed = context.packed(&format!("{name}grouped"), weights.len(), pack);
             let bias = context.copied(&format!("{name}shift"), shift);
             return Algorithm::Grouped(Box::new(Grouped::new(isa, work, [packed, bias], residual, activation)));
@@ -67,7 +67,7 @@ impl Layer<'_> {
             };
         }
         let panels = direct::panels(isa, &work);
-        let pack = |packed: &mut [f32]| weights.pack(panels, packed, pool);
+        let pack = |packed: &mut [f32]| weights.pack(panels, isa, packed, pool);
         let packed = context.packed(&format!("{name}panels"), work.groups * panels.len(), pack);
         let length = work.groups * panels.padded_columns();
         let bias = context.packed(&format!("{name}bias"), length, |padded| weights::pad(shift, panels, padded));
@@ -79,7 +79,7 @@ impl Layer<'_> {
         let Self { name, work, weights, shift, residual, activation } = *self;
         let Compile { isa, pool, .. } = *context;
         let (panels, length) = (winograd::panels(isa, &work), winograd::packed_len(isa, &work, variant));
-        let pack = |packed: &mut [f32]| winograd::pack(&weights, variant, panels, packed, pool);
+        let pack = |packed: &mut [f32]| winograd::pack(&weights, variant, (isa, panels), packed, pool);
         let packed = context.packed(&format!("{name}{}", variant.name()), length, pack);
         let pad = |padded: &mut [f32]| weights::pad(shift, panels, padded);
         let bias = context.packed(&format!("{name}bias"), panels.padded_columns(), pad);
@@ -92,8 +92,8 @@ impl Algorithm {
     pub(super) fn repack(&mut self, weights: &Weights<'_>, bias: &[f32], pool: &Pool) {
         match self {
             Self::Direct(direct) => direct.repack(weights, bias, pool),
-            Self::Grouped(grouped) => grouped.repack(weights, bias),
-            Self::Sparse(sparse) => sparse.repack(weights, bias),
+            Self::Grouped(grouped) => grouped.repack(weights, bias, pool),
+            Self::Sparse(sparse) => sparse.repack(weights, bias, pool),
             Self::Strided(strided) => strided.repack(weights, bias, pool),
             Self::Winograd(winograd) => winograd.repack(weights, bias, pool),
         }

@@ -67,7 +67,7 @@ impl Direct {
 
     /// Packs the weights, and the bias of each output channel, again.
     pub(super) fn repack(&mut self, weights: &Weights<'_>, bias: &[f32], pool: &Pool) {
-        weights.pack(self.panels, self.weights.refill(), pool);
+        weights.pack(self.panels, self.isa, self.weights.refill(), pool);
         pad(bias, self.panels, self.bias.refill());
     }
 

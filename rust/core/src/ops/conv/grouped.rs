@@ -16,7 +16,7 @@ use super::weights::Weights;
 use crate::buffer::align_up;
 use crate::ops::activation::Activation;
 use crate::ops::{Io, Packed, Step};
-use crate::parallel::SharedMut;
+use crate::parallel::{Pool, SharedMut};
 use crate::simd::{Isa, Kernel, Simd, dispatch, for_rows, opaque};
 
 /// Bytes of a padded image that should stay cached.
@@ -45,26 +45,22 @@ pub(super) fn supports(isa: Isa, work: &Work) -> bool {
     c == k && c < lanes && lanes.is_multiple_of(c) && work.output.c.is_multiple_of(lanes)
 }
 
-/// Packs weights `(k, c / groups, kd, kh, kw)`, scaled by `scale[k]`, for kernels of that width.
-pub(super) fn pack(isa: Isa, width: usize, weights: &Weights<'_>, packed: &mut [f32]) {
+/// Packs weights for kernels of that width.
+pub(super) fn pack(isa: Isa, width: usize, weights: &Weights<'_>, packed: &mut [f32], pool: &Pool) {
     let Weights { channels, taps, .. } = *weights;
     let lanes = isa.lanes();
-    for k in 0..weights.len() / (channels * taps) {
-        let block = &mut packed[k / lanes * lanes * channels * taps..][..lanes * channels * taps];
-        for i in 0..channels {
-            for tap in 0..taps {
-                let (row, column) = (tap / width, tap % width);
-                block[((row * channels + i) * width + column) * lanes + k % lanes] =
-                    weights.raw(k, i, tap) * weights.scale(k);
-            }
-        }
-    }
+    let filters = packed.len() / (channels * taps);
+    let position = |k: usize, i: usize, tap: usize| {
+        let (row, column) = (tap / width, tap % width);
+        k * channels * taps + ((row * channels + i) * width + column) * lanes
+    };
+    weights.place([filters, lanes], isa, packed, position, pool);
 }
 
 impl Grouped {
     /// Packs the weights, and the bias of each output channel, again.
-    pub(super) fn repack(&mut self, weights: &Weights<'_>, bias: &[f32]) {
-        pack(self.isa, self.work.window.kernel[2], weights, self.weights.refill());
+    pub(super) fn repack(&mut self, weights: &Weights<'_>, bias: &[f32], pool: &Pool) {
+        pack(self.isa, self.work.window.kernel[2], weights, self.weights.refill(), pool);
         self.bias.refill().copy_from_slice(bias);
     }
 

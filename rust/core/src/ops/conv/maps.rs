@@ -174,7 +174,7 @@ impl Layer<'_> {
         let pool = context.pool;
         let packed = context.packed(&layout, panels.len(), |packed| {
             let values = self.taps(scale, offset);
-            Weights::new(&values, None, 1, work.input.c, window.taps()).pack(panels, packed, pool);
+            Weights::new(&values, None, 1, work.input.c, window.taps()).pack(panels, isa, packed, pool);
         });
         let pad = |padded: &mut [f32]| weights::pad(shift, panels, padded);
         let bias = context.packed(&format!("{name}bias"), panels.padded_columns(), pad);

@@ -9,6 +9,7 @@ use super::blocking::Work;
 use super::weights::Weights;
 use crate::ops::activation::Activation;
 use crate::ops::{Compile, Io, Packed, Step};
+use crate::parallel::Pool;
 use crate::shape::Shape;
 use crate::simd::{Isa, Kernel, Simd, dispatch};
 use crate::window::Window;
@@ -129,15 +130,15 @@ impl Sparse {
         (weights, bias): (&Weights<'_>, &[f32]),
         (residual, activation): (bool, Activation),
     ) -> Self {
-        let isa = context.isa;
-        let packed = context.packed("sparse", weights.len(), |packed| pack(weights, packed));
+        let Compile { isa, pool, .. } = *context;
+        let packed = context.packed("sparse", weights.len(), |packed| pack(isa, weights, packed, pool));
         let bias = context.copied("shift", bias);
         Self { isa, direction, window, input, output, groups, weights: packed, bias, residual, activation }
     }
 
     /// Packs the weights, and the bias of each output channel, again.
-    pub(super) fn repack(&mut self, weights: &Weights<'_>, bias: &[f32]) {
-        pack(weights, self.weights.refill());
+    pub(super) fn repack(&mut self, weights: &Weights<'_>, bias: &[f32], pool: &Pool) {
+        pack(self.isa, weights, self.weights.refill(), pool);
         self.bias.refill().copy_from_slice(bias);
     }
 
@@ -148,16 +149,15 @@ impl Sparse {
 }
 
 /// Writes `[tap][group][c][k]`.
-fn pack(weights: &Weights<'_>, packed: &mut [f32]) {
+fn pack(isa: Isa, weights: &Weights<'_>, packed: &mut [f32], pool: &Pool) {
     let Weights { groups, channels, taps, .. } = *weights;
     let filters = packed.len() / (groups * channels * taps);
-    for (row, values) in packed.chunks_exact_mut(filters).enumerate() {
-        let (tap, group, c) = (row / (groups * channels), row / channels % groups, row % channels);
-        for (k, value) in values.iter_mut().enumerate() {
-            let k = group * filters + k;
-            *value = weights.raw(k, c, tap) * weights.scale(k);
-        }
-    }
+    let position = |k: usize, c: usize, tap: usize| {
+        let (group, column) = (k / filters, k % filters);
+        ((tap * groups + group) * channels + c) * filters + column
+    };
+    // Pieces of several lines: the rows of a piece are far apart.
+    weights.place([filters, 4 * isa.lanes()], isa, packed, position, pool);
 }
 
 impl Step for Sparse {

@@ -4,7 +4,7 @@ use super::*;
 use crate::buffer::Buffer;
 use crate::ops::activation::Activation;
 use crate::ops::batch_norm::BatchNorm;
-use crate::ops::{Io, Packing, gather};
+use crate::ops::{Io, Packing, Stretches};
 use crate::parallel;
 use crate::simd::Isa;
 use crate::testing::{assert_close, for_each_isa, naive_conv, random};
@@ -55,7 +55,7 @@ impl Case {
         let (x, parameters) = (self.x(), self.parameters());
         let residual = random(7, self.output().len());
         let parameters: Vec<&[f32]> = parameters.iter().map(Vec::as_slice).collect();
-        let mut made = Vec::new();
+        let mut made = Stretches::default();
         let step = parallel::run_with(threads, |pool| {
             let mut context = Compile {
                 isa,
@@ -72,7 +72,7 @@ impl Case {
                 Some(variant) => Box::new(self.conv.compile_as(&mut context, |_| Some(variant))),
             }
         });
-        gather(&made);
+        made.finish();
         // Neither output nor scratch memory is clean in a network.
         let mut output = vec![f32::NAN; self.output().len()];
         let mut scratch = Buffer::copy_of(&vec![f32::NAN; step.scratch()]);

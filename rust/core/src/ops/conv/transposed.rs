@@ -241,7 +241,7 @@ impl ConvTranspose {
         let panels = direct::panels(isa, &work);
         let (values, channels) = (context.parameters[0], work.input.c / work.groups);
         let packed = context.packed(&format!("phase {offset:?}"), work.groups * panels.len(), |packed| {
-            self.weights(values, Some(&scale), channels, &order).pack(panels, packed, pool);
+            self.weights(values, Some(&scale), channels, &order).pack(panels, isa, packed, pool);
         });
         let length = work.groups * panels.padded_columns();
         let bias = context.packed("bias", length, |bias| weights::pad(&shift, panels, bias));
@@ -314,7 +314,7 @@ impl Transposed {
             match piece {
                 Piece::Direct(direct, order) => direct.repack(&op.weights(values, None, channels, order), bias, pool),
                 Piece::Constant(constant) => constant.repack(bias),
-                Piece::Sparse(sparse, order) => sparse.repack(&op.weights(values, None, channels, order), bias),
+                Piece::Sparse(sparse, order) => sparse.repack(&op.weights(values, None, channels, order), bias, pool),
             }
         }
     }

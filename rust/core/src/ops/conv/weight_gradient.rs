@@ -7,7 +7,7 @@
 //! | kind | for |
 //! |---|---|
 //! | packed | most: both factors of a block of outputs are copied to where a register tile reads them in order |
-//! | in place | few channels, and windows that mostly see padding: outputs that would see it are left out |
+//! | in place | few channels and a single column of taps, and windows that mostly see padding: outputs that would see it are left out |
 //! | within | few channels per group: a vector spans several groups |
 //!
 //! The outputs are cut into slabs that depend on the shapes alone. Each slab has sums of its own, `(tap, c, k)`, which are
@@ -25,7 +25,7 @@ use super::sparse;
 use crate::buffer::align_up;
 use crate::gemm::outer::{self, Outer, Run};
 use crate::parallel::{Pool, SharedMut};
-use crate::simd::{Isa, Kernel, Simd, dispatch, for_rows};
+use crate::simd::{Isa, Kernel, MOST_LANES, Simd, dispatch, for_rows, slices};
 
 /// Elements of all slabs together.
 const SUMS: usize = 2 << 20;
@@ -45,6 +45,13 @@ enum Kind {
     Packed,
     InPlace,
     Within,
+}
+
+/// Taps whose rows of the matrix are one block of rows: those of a row of the kernel, where a pixel has few channels. In
+/// channels-last memory they are neighbours, and fill a register tile that the channels alone would not.
+fn merged(isa: Isa, work: &Work) -> usize {
+    let Work { window, input, groups, .. } = *work;
+    if window.dilation[2] == 1 && input.c / groups < 2 * isa.tile().0 { window.kernel[2] } else { 1 }
 }
 
 /// The compiled gradient.
@@ -72,7 +79,7 @@ impl WeightGradient {
         let lanes = isa.lanes();
         let kind = if c == k && c < lanes && lanes.is_multiple_of(c) && output.c.is_multiple_of(lanes) {
             Kind::Within
-        } else if c < isa.tile().0 || sparse::pays(&work) {
+        } else if sparse::pays(&work) || (c < isa.tile().0 && merged(isa, &work) == 1) {
             Kind::InPlace
         } else {
             Kind::Packed
@@ -135,25 +142,16 @@ impl WeightGradient {
 
     /// Adds the sums of the slabs, in order, to the gradient.
     fn gather(&self, sums: &[f32], d_weight: &mut [f32], pool: &Pool) {
-        /// Output channels of a task: a line of the sums.
-        const FILTERS: usize = 16;
         let Work { window, input, output, groups, .. } = self.work;
-        let (taps, channels, k) = (window.taps(), input.c / groups, output.c);
-        let pitch = align_up(self.matrix());
-        pool.for_each_chunk(d_weight, FILTERS * channels * taps, |task, d_weight| {
-            let filters = d_weight.len() / (channels * taps);
-            for c in 0..channels {
-                for tap in 0..taps {
-                    let mut total = [0.0; FILTERS];
-                    for slab in sums.chunks_exact(pitch).take(self.slabs) {
-                        let row = &slab[(tap * channels + c) * k + task * FILTERS..][..filters];
-                        total.iter_mut().zip(row).for_each(|(total, sum)| *total += sum);
-                    }
-                    for (filter, total) in total[..filters].iter().enumerate() {
-                        d_weight[(filter * channels + c) * taps + tap] += total;
-                    }
-                }
-            }
+        let (taps, channels) = (window.taps(), input.c / groups);
+        let step = (PAIRS / taps).max(1);
+        let chunks = channels.div_ceil(step);
+        let d_weight = SharedMut::new(d_weight);
+        pool.for_each(output.c.div_ceil(FILTERS) * chunks, |task| {
+            let (first, c) = (task / chunks * FILTERS, task % chunks * step);
+            let filters = first..output.c.min(first + FILTERS);
+            let rows = c * taps..channels.min(c + step) * taps;
+            dispatch(self.isa, Gather { gradient: self, sums, d_weight, filters, rows });
         });
     }
 
@@ -194,6 +192,54 @@ impl WeightGradient {
             };
             let a = (((n * input.d + d) * input.h + h) * input.w + w) * input.c;
             runs.push(Run { a, b: (row * output.w + columns.start) * output.c, length: columns.len() });
+        }
+    }
+}
+
+/// Output channels that are gathered together: several lines of the sums.
+const FILTERS: usize = 64;
+/// Pairs of an input channel and a tap that are gathered together: few enough to stay in the first-level cache.
+const PAIRS: usize = 256;
+/// The sums `(tap, c, k)` of all slabs, of some output channels and pairs `(c, tap)`, added to the gradient `(k, c, tap)`.
+struct Gather<'a> {
+    gradient: &'a WeightGradient,
+    sums: &'a [f32],
+    d_weight: SharedMut<'a>,
+    filters: Range<usize>,
+    rows: Range<usize>,
+}
+
+impl Kernel for Gather<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let Work { window, input, output, groups, .. } = self.gradient.work;
+        let (taps, channels) = (window.taps(), input.c / groups);
+        let pitch = align_up(self.gradient.matrix());
+        let (mut totals, mut square) = ([0.0; MOST_LANES * MOST_LANES], [0.0; MOST_LANES * MOST_LANES]);
+        for k in self.filters.clone().step_by(S::LANES) {
+            let filters = k..self.filters.end.min(k + S::LANES);
+            for first in self.rows.clone().step_by(S::LANES) {
+                let rows = first..self.rows.end.min(first + S::LANES);
+                for (row, total) in rows.clone().zip(totals.chunks_exact_mut(S::LANES)) {
+                    let start = (row % taps * channels + row / taps) * output.c;
+                    let mut sum = s.splat(0.0);
+                    for slab in self.sums.chunks_exact(pitch).take(self.gradient.slabs) {
+                        sum = s.add(sum, slices::load(s, &slab[start + filters.start..start + filters.end]));
+                    }
+                    slices::store(s, total, sum);
+                }
+                // SAFETY: both have room for a square of the most lanes.
+                unsafe { s.transpose(totals.as_ptr(), S::LANES, [rows.len(), filters.len()], square.as_mut_ptr()) };
+                for (k, gradient) in filters.clone().zip(square.chunks_exact(S::LANES)) {
+                    let start = k * channels * taps;
+                    // SAFETY: these weights belong to this task.
+                    let to = unsafe { self.d_weight.slice_mut(start + rows.start..start + rows.end) };
+                    let sum = s.add(slices::load(s, to), slices::load(s, gradient));
+                    slices::store(s, to, sum);
+                }
+            }
         }
     }
 }

@@ -6,7 +6,7 @@ use crate::buffer::Buffer;
 use crate::ops::Precision;
 use crate::ops::epilogue::Epilogue;
 use crate::ops::trial::{Trial, norm, op, text, triple};
-use crate::ops::{Packing, gather};
+use crate::ops::{Packing, Stretches};
 use crate::parallel;
 use crate::simd::Isa;
 use crate::testing::{assert_close, for_each_isa, naive_conv, random};
@@ -76,7 +76,7 @@ impl Case {
     fn run(&self, isa: Isa, threads: usize, winograd: bool) -> Vec<f32> {
         let shapes = self.shapes();
         let output = self.op.infer(&shapes).unwrap();
-        let mut made = Vec::new();
+        let mut made = Stretches::default();
         let parameters: &[&[f32]] = &[&self.weight, &self.bias];
         let step = parallel::run_with(threads, |pool| {
             let packing = Packing::Shared { known: &mut Default::default(), made: &mut made };
@@ -96,7 +96,7 @@ impl Case {
                 false => None,
             })
         });
-        gather(&made);
+        made.finish();
         let mut y = vec![f32::NAN; output.len()];
         let mut scratch = Buffer::copy_of(&vec![f32::NAN; step.scratch()]);
         let inputs: Vec<&[f32]> = self.inputs.iter().map(|(_, x)| x.as_slice()).collect();

@@ -3,7 +3,7 @@
 use super::*;
 use crate::buffer::Buffer;
 use crate::ops::activation::Activation;
-use crate::ops::{Packing, Precision, gather};
+use crate::ops::{Packing, Precision, Stretches};
 use crate::parallel;
 use crate::simd::Isa;
 use crate::testing::{assert_close, for_each_isa, random};
@@ -35,7 +35,7 @@ fn naive(op: &ConvTranspose, x: &[f32], input: Shape, weight: &[f32], bias: &[f3
 
 fn run(op: &ConvTranspose, input: Shape, parameters: &[&[f32]], x: &[f32], isa: Isa, threads: usize) -> Vec<f32> {
     let output = op.infer(&[input]).unwrap();
-    let mut made = Vec::new();
+    let mut made = Stretches::default();
     let step = parallel::run_with(threads, |pool| {
         let packing = Packing::Shared { known: &mut Default::default(), made: &mut made };
         op.compile(&mut Compile {
@@ -49,7 +49,7 @@ fn run(op: &ConvTranspose, input: Shape, parameters: &[&[f32]], x: &[f32], isa: 
             packing,
         })
     });
-    gather(&made);
+    made.finish();
     let mut y = vec![f32::NAN; output.len()];
     let mut scratch = Buffer::copy_of(&vec![f32::NAN; step.scratch()]);
     parallel::run_with(threads, |pool| {
@@ -112,7 +112,7 @@ fn steps_do_not_multiply_with_the_stride() {
         ConvTranspose { filters: 4, window, output_padding: [0; 3], spacing: [1; 3], groups: 1, bias: false, epilogue };
     let input = Shape::new(1, [1, 2, 2], 4);
     let (output, weight) = (op.infer(&[input]).unwrap(), random(1, 64));
-    let mut made = Vec::new();
+    let mut made = Stretches::default();
     parallel::run_with(1, |pool| {
         let packing = Packing::Shared { known: &mut Default::default(), made: &mut made };
         let (isa, threads, parameters) = (Isa::best(), 1, &[&weight[..]][..]);
@@ -127,7 +127,7 @@ fn steps_do_not_multiply_with_the_stride() {
             packing,
         });
     });
-    assert_eq!(made.len(), 2, "weights and bias are packed once");
+    assert_eq!(made.count(), 2, "weights and bias are packed once");
 }
 
 #[test]

@@ -5,7 +5,7 @@
 
 use std::ops::Range;
 
-use super::{RESIDENT, ROW, Slab, WeightGradient};
+use super::{RESIDENT, ROW, Slab, WeightGradient, merged};
 use crate::buffer::align_up;
 use crate::gemm::outer::{self, Outer, Run};
 use crate::ops::conv::blocking::Work;
@@ -29,11 +29,20 @@ impl WeightGradient {
         (rows - 1) * self.work.window.stride[1] + self.work.window.extent(1)
     }
 
-    /// Rows of a register tile, and how many it takes for the channels of a group.
+    /// Channels that are neighbours in a packed block, those of a register tile, and how many it takes for those of a group.
+    /// All of them where the taps of a row are merged.
     fn tiles(&self) -> [usize; 2] {
         let channels = self.work.input.c / self.work.groups;
+        if self.merged() > 1 {
+            return [channels, 1];
+        }
         let tiles = channels.div_ceil(self.isa.tile().0);
         [channels.div_ceil(tiles), tiles]
+    }
+
+    /// See [`merged`].
+    fn merged(&self) -> usize {
+        merged(self.isa, &self.work)
     }
 
     /// Elements of a packed block: inputs `(tile, kd, row, column, c)` and outputs `(row, column, k)`.
@@ -102,7 +111,7 @@ impl Kernel for Packed<'_> {
                     }
                     slab.pack_outputs(s, start..end, filters.clone(), b);
                     let add = start > slab.rows.start;
-                    for tap in 0..gradient.work.window.taps() {
+                    for tap in (0..gradient.work.window.taps()).step_by(gradient.merged()) {
                         gradient.packed_runs(start..end, tap, outputs, inputs, &mut runs);
                         slab.packed(s, &runs, [a, b], (end - start, tap), (filters.clone(), add));
                     }
@@ -147,8 +156,12 @@ impl Slab<'_> {
                 };
                 row[..left * height].fill(0.0);
                 row[(left + length) * height..].fill(0.0);
-                let mask = s.first(c.len());
                 let from = &self.x[from * input.c + group * channels + c.start..];
+                if height == input.c {
+                    row[left * height..][..length * height].copy_from_slice(&from[..length * height]);
+                    continue;
+                }
+                let mask = s.first(c.len());
                 for (pixel, to) in row[left * height..][..length * height].chunks_exact_mut(height).enumerate() {
                     // SAFETY: the channels of the tile are in both.
                     unsafe { copy(s, from.as_ptr().add(pixel * input.c), to.as_mut_ptr(), c.len(), mask) };
@@ -178,7 +191,7 @@ impl Slab<'_> {
         }
     }
 
-    /// All channels of a group for one tap and some output channels, from packed factors.
+    /// All channels of a group for one tap, or for all that are merged with it, and some output channels, from packed factors.
     #[inline(always)]
     fn packed<S: Simd>(
         &self,
@@ -189,23 +202,25 @@ impl Slab<'_> {
         (filters, add): (Range<usize>, bool),
     ) {
         let Work { window, input, output, groups, .. } = self.gradient.work;
-        let ([_, columns], [height, tiles]) = (self.gradient.widths(), self.gradient.tiles());
-        let channels = input.c / groups;
+        let ([_, columns], [height, _]) = (self.gradient.widths(), self.gradient.tiles());
+        let (channels, merged) = (input.c / groups, self.gradient.merged());
         let tile_len = window.kernel[0] * self.gradient.input_rows(rows) * columns * height;
-        for tile in 0..tiles {
-            let c = tile * height..channels.min((tile + 1) * height);
+        let total = merged * channels;
+        let tile = total.div_ceil(total.div_ceil(S::TILE_ROWS));
+        for first in (0..total).step_by(tile) {
+            let start = if merged > 1 { first } else { first / tile * tile_len };
             let outer = Outer {
-                a: a[tile * tile_len..].as_ptr(),
+                a: a[start..].as_ptr(),
                 b: b.as_ptr(),
                 steps: [window.stride[2] * height, self.gradient.width()],
                 runs,
                 columns: filters.len(),
-                out: self.out.wrapping_add((tap * channels + c.start) * output.c + filters.start),
+                out: self.out.wrapping_add((tap * channels + first) * output.c + filters.start),
                 out_stride: output.c,
                 add,
             };
             // SAFETY: the runs are those of the packed block; each task has its own part of the sums.
-            unsafe { outer::run(s, &outer, c.len(), filters.len().div_ceil(S::LANES)) };
+            unsafe { outer::run(s, &outer, tile.min(total - first), filters.len().div_ceil(S::LANES)) };
         }
     }
 }

@@ -77,8 +77,8 @@ pub(super) fn panels(isa: Isa, work: &Work) -> Panels {
 }
 
 /// Writes the transformed weights.
-pub(super) fn pack(weights: &Weights<'_>, variant: Variant, panels: Panels, packed: &mut [f32], pool: &Pool) {
-    weights::pack(weights, variant.axes(), panels, packed, pool);
+pub(super) fn pack(weights: &Weights<'_>, variant: Variant, layout: (Isa, Panels), packed: &mut [f32], pool: &Pool) {
+    weights::pack(weights, variant.axes(), layout, packed, pool);
 }
 
 /// Elements of the transformed weights.
@@ -124,7 +124,7 @@ impl Winograd {
 
     /// Packs the weights, and the bias of each output channel, again.
     pub(super) fn repack(&mut self, weights: &Weights<'_>, bias: &[f32], pool: &Pool) {
-        weights::pack(weights, self.tiling.axes, self.panels, self.weights.refill(), pool);
+        weights::pack(weights, self.tiling.axes, (self.isa, self.panels), self.weights.refill(), pool);
         pad(bias, self.panels, self.bias.refill());
     }
 

@@ -38,44 +38,10 @@ const Q: f32 = 1.5;
 const PP: f32 = P * P;
 const QQ: f32 = Q * Q;
 
-/// A finite point's row of G.
-const fn row(point: f64, derivative: f64) -> [f64; 4] {
-    let square = point * point;
-    [1.0 / derivative, point / derivative, square / derivative, square * point / derivative]
-}
-
+/// The derivatives of P at the points.
 const ZERO_SLOPE: f64 = PP as f64 * QQ as f64;
 const P_SLOPE: f64 = 2.0 * PP as f64 * (PP as f64 - QQ as f64);
 const Q_SLOPE: f64 = 2.0 * QQ as f64 * (QQ as f64 - PP as f64);
-
-/// The finite rows of G, and that of ∞ for a kernel of `taps`. The points of F(4) are those of F(3).
-const fn filter_6(taps: usize) -> [[f64; 4]; 6] {
-    let mut last = [0.0; 4];
-    last[taps - 1] = 1.0;
-    [
-        row(0.0, PP as f64 * QQ as f64),
-        row(P as f64, P_SLOPE),
-        row(-P as f64, P_SLOPE),
-        row(Q as f64, Q_SLOPE),
-        row(-Q as f64, Q_SLOPE),
-        last,
-    ]
-}
-
-const FILTER_2: [[f64; 4]; 4] = [row(0.0, -1.0), row(1.0, 2.0), row(-1.0, 2.0), [0.0, 0.0, 1.0, 0.0]];
-const FILTER_4: [[f64; 4]; 6] = filter_6(3);
-const FILTER_3: [[f64; 4]; 6] = filter_6(4);
-/// G of 2 taps with the points of F(2). Even outputs see `g0` and `g1 + g2`, odd ones `g0 + g1` and `g2`.
-const FILTER_UPSAMPLED: [[f64; 4]; 8] = [
-    [-1.0, 0.0, 0.0, 0.0],
-    [0.5, 0.5, 0.5, 0.0],
-    [0.5, -0.5, -0.5, 0.0],
-    [0.0, 1.0, 1.0, 0.0],
-    [-1.0, -1.0, 0.0, 0.0],
-    [0.5, 0.5, 0.5, 0.0],
-    [0.5, 0.5, -0.5, 0.0],
-    [0.0, 0.0, 1.0, 0.0],
-];
 
 impl Axis {
     /// Taps of the kernel.
@@ -120,24 +86,113 @@ impl Axis {
 
     /// Products of a tile.
     pub(super) fn products(self) -> usize {
-        self.filter().len()
+        match self {
+            Axis::One => 1,
+            Axis::F2 => 4,
+            Axis::F3 | Axis::F4 => 6,
+            Axis::Upsampled => 8,
+        }
     }
 
     /// The point that a product is of.
     pub(super) fn point(self, product: usize) -> usize {
         if self == Axis::Upsampled && product >= 4 { product - 1 } else { product }
     }
+}
 
-    /// G, a row for each product; the row of a single tap is 1.
-    pub(super) fn filter(self) -> &'static [[f64; 4]] {
-        match self {
-            Axis::One => &[[1.0, 0.0, 0.0, 0.0]],
-            Axis::F2 => &FILTER_2,
-            Axis::F3 => &FILTER_3,
-            Axis::F4 => &FILTER_4,
-            Axis::Upsampled => &FILTER_UPSAMPLED,
+/// `G g`: 3 taps to 4, 6 or 8 products, 4 to 6, and a single one to itself.
+///
+/// An enlarged map's even outputs see 2 taps, `g0` and `g1 + g2`, its odd ones `g0 + g1` and `g2`: each pair has the points
+/// of F(2).
+#[inline(always)]
+fn filter<S: Simd, const TAPS: usize, const PRODUCTS: usize>(s: S, g: [S::V; TAPS]) -> [S::V; PRODUCTS] {
+    let mut y = [g[TAPS - 1]; PRODUCTS];
+    let half = s.splat(0.5);
+    if PRODUCTS == 4 {
+        let (even, odd) = (s.mul(half, s.add(g[0], g[2])), s.mul(half, g[1]));
+        y[0] = s.sub(s.splat(0.0), g[0]);
+        (y[1], y[2]) = (s.add(even, odd), s.sub(even, odd));
+    } else if PRODUCTS == 6 {
+        y[0] = s.mul(g[0], s.splat((1.0 / ZERO_SLOPE) as f32));
+        (y[1], y[2]) = filter_pair(s, g, P, P_SLOPE);
+        (y[3], y[4]) = filter_pair(s, g, Q, Q_SLOPE);
+    } else if PRODUCTS == 8 {
+        for (at, [first, second]) in [(0, [g[0], s.add(g[1], g[2])]), (4, [s.add(g[0], g[1]), g[2]])] {
+            let (even, odd) = (s.mul(half, first), s.mul(half, second));
+            y[at] = s.sub(s.splat(0.0), first);
+            (y[at + 1], y[at + 2]) = (s.add(even, odd), s.sub(even, odd));
+            y[at + 3] = second;
         }
     }
+    y
+}
+
+/// The rows of G for `±point`, at which P has the derivative `slope` and one of the same size.
+#[inline(always)]
+fn filter_pair<S: Simd, const TAPS: usize>(s: S, g: [S::V; TAPS], point: f32, slope: f64) -> (S::V, S::V) {
+    let square = f64::from(point) * f64::from(point);
+    let factors =
+        [1.0, f64::from(point), square, square * f64::from(point)].map(|power| s.splat((power / slope) as f32));
+    let even = s.fma(g[2], factors[2], s.mul(g[0], factors[0]));
+    let mut odd = s.mul(g[1], factors[1]);
+    if TAPS == 4 {
+        odd = s.fma(g[3], factors[3], odd);
+    }
+    (s.add(even, odd), s.sub(even, odd))
+}
+
+/// `G` of lines of vectors: `(outer, taps, inner)`, one after the other, to `(outer, products, inner)`, `to.1` floats apart.
+/// Asks for what is `AHEAD` floats after each vector that is written, if that is not 0.
+///
+/// # Safety
+/// So many vectors must be readable and writable at those places.
+#[inline(always)]
+pub(super) unsafe fn filter_lines<S: Simd, const AHEAD: usize>(
+    s: S,
+    axis: Axis,
+    [outer, inner]: [usize; 2],
+    from: *const f32,
+    to: (*mut f32, usize),
+) {
+    let (taps, products) = (axis.taps(), axis.products());
+    for line in 0..outer * inner {
+        let (i, j) = (line / inner, line % inner);
+        let from = from.wrapping_add((i * taps * inner + j) * S::LANES);
+        let (from, to) =
+            ((from, inner * S::LANES), (to.0.wrapping_add((i * products * inner + j) * to.1), inner * to.1));
+        // SAFETY: by this function's contract.
+        unsafe {
+            match axis {
+                Axis::One => filter_line::<S, 1, 1, AHEAD>(s, from, to),
+                Axis::F2 => filter_line::<S, 3, 4, AHEAD>(s, from, to),
+                Axis::F4 => filter_line::<S, 3, 6, AHEAD>(s, from, to),
+                Axis::F3 => filter_line::<S, 4, 6, AHEAD>(s, from, to),
+                Axis::Upsampled => filter_line::<S, 3, 8, AHEAD>(s, from, to),
+            }
+        }
+    }
+}
+
+/// `G` of vectors to vectors: where each starts, and how far they are apart.
+///
+/// # Safety
+/// `TAPS` vectors must be readable, `PRODUCTS` writable at those places.
+#[inline(always)]
+unsafe fn filter_line<S: Simd, const TAPS: usize, const PRODUCTS: usize, const AHEAD: usize>(
+    s: S,
+    from: (*const f32, usize),
+    to: (*mut f32, usize),
+) {
+    // SAFETY: by this function's contract.
+    let g = unsafe { read::<S, TAPS>(s, from.0, from.1) };
+    let y: [S::V; PRODUCTS] = filter(s, g);
+    for_rows!(PRODUCTS, i, {
+        // SAFETY: as above.
+        unsafe { s.store(to.0.add(i * to.1), y[i]) };
+        if AHEAD > 0 {
+            s.prefetch(to.0.wrapping_add(i * to.1 + AHEAD));
+        }
+    });
 }
 
 /// `Bᵀ x`: 4 inputs to 4 points, 6 to 6 or 5 to 7.
