@@ -44,8 +44,8 @@ class Drawing(NamedTuple):
     shapes: list[Shape]
 
 
-def row(kind: str, colour: str, y: float, height: float, width: float, xs: range | tuple[int, ...]) -> list[Shape]:
-    """Shapes of one size side by side: windows, wheels."""
+def row(kind: str, colour: str, y: float, height: float, width: float, xs: range) -> list[Shape]:
+    """Shapes of one size side by side: windows, say."""
     return [Shape(kind, colour, (x, y, x + width, y + height)) for x in xs]
 
 
