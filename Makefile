@@ -16,13 +16,16 @@ export PYO3_PYTHON := $(CURDIR)/$(RUN)
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help demo test lint format bench wheel wheel-check build clean toolchain rust-components
+.PHONY: help demo photographs test lint format bench wheel wheel-check build clean toolchain rust-components
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-demo: $(EXTENSION) ## classify photographs with the real ResNet-50
+demo: $(EXTENSION) ## learn digits, classify pictures, and draw the results in demo.png; needs nothing else
 	@$(RUN) examples/demo.py
+
+photographs: $(EXTENSION) ## classify photographs with the real ResNet-50, where ../shared has them
+	@$(RUN) examples/photographs.py
 
 test: $(EXTENSION) ## cargo tests, then pytest
 	cargo test --workspace --quiet
@@ -55,7 +58,7 @@ wheel-check: wheel ## install the wheel into an empty environment, use it, weigh
 build: $(EXTENSION) ## the extension alone, where Rust sources changed
 
 clean: ## remove everything that a make target built
-	rm -rf $(VENV) dist target $(EXTENSION)
+	rm -rf $(VENV) dist target $(EXTENSION) demo.png
 
 $(VENV)/.created:
 	@command -v $(PYTHON) >/dev/null || { echo "error: $(PYTHON) not found; make PYTHON=/path/to/python3"; exit 1; }

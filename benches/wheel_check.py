@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 import venv
+import zipfile
 from pathlib import Path
 
 SIZE_LIMIT = 5 * 10**6
@@ -33,6 +34,19 @@ volume = rr.models.ResNet18(input_shape=(32, 32, 32, 1), num_classes=3)
 assert volume.predict(np.zeros((1, 32, 32, 32, 1), np.float32)).shape == (1, 3)
 rr.save(model, "model.safetensors")
 assert np.array_equal(rr.load("model.safetensors").predict(x), y)
+"""
+
+USE_SHIPPED = """
+import numpy as np
+import resnet_rs as rr
+from resnet_rs.models.shipped import SHIPPED
+
+for weights, kinds in SHIPPED.items():
+    for kind in kinds:
+        model = rr.create_model(kind, weights=weights)
+        scores = model.predict(np.zeros((1, *model.input_shape[1:]), np.float32))
+        assert scores.shape == (1, len(model.classes)) and np.isclose(scores.sum(), 1, atol=1e-5), scores
+        print(f"{kind.lower()}: {'; '.join(model.notes)}")
 """
 
 
@@ -68,6 +82,10 @@ def main() -> int:
     print(f"{wheel.name}: {size / 1e6:.2f} MB (limit {SIZE_LIMIT / 1e6:g})")
     if size > SIZE_LIMIT:
         failures.append("the wheel is too large")
+    with zipfile.ZipFile(wheel) as archive:
+        shipped = sum(
+            file.file_size for file in archive.infolist() if file.filename.startswith("resnet_rs/pretrained/")
+        )
 
     with tempfile.TemporaryDirectory(prefix="resnet_rs_wheel_") as temporary:
         folder = Path(temporary)
@@ -82,6 +100,7 @@ def main() -> int:
             failures.append("NumPy must be the only thing that comes along")
         run([python, "-c", USE], folder)
         print("predicts in 2D and 3D, saves and loads")
+        print(f"with shipped weights, {shipped / 1e6:.2f} MB: {run([python, '-c', USE_SHIPPED], folder).strip()}")
         for arguments in (["--version"], ["list"], ["doctor"], ["summary", "resnet18"]):
             run([command, *arguments], folder)
         print("the command line answers")

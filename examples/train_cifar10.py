@@ -2,10 +2,12 @@
 
 .venv/bin/python examples/train_cifar10.py
 .venv/bin/python examples/train_cifar10.py --resume
+.venv/bin/python examples/train_cifar10.py --ship python/resnet_rs/pretrained/resnet20_cifar10.safetensors
 
 The recipe: SGD with Nesterov momentum 0.9, batches of 128, weight decay 5e-4 on kernels, one cycle of the learning
 rate, crops out of 4 points of padding, flips, and a moving average of the weights, which is what is tested and
-written. He et al. 2015, table 6, have 91.25 % for this network. Ctrl-C leaves a checkpoint to resume from.
+written. He et al. 2015, table 6, have 91.25 % for this network. Ctrl-C leaves a checkpoint to resume from; --ship
+with --resume writes the file of a training that is done.
 """
 
 from __future__ import annotations
@@ -24,6 +26,9 @@ import resnet_rs as rr
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 MEAN = (0.485 * 255, 0.456 * 255, 0.406 * 255)
 STD = (0.229 * 255, 0.224 * 255, 0.225 * 255)
+CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+# What says where and how, but not what is trained.
+ELSEWHERE = {"data", "output", "ship", "resume", "threads", "validate"}
 
 
 def pictures(folder: Path, part: str) -> tuple[NDArray[np.uint8], NDArray[Any]]:
@@ -36,6 +41,44 @@ def pictures(folder: Path, part: str) -> tuple[NDArray[np.uint8], NDArray[Any]]:
         return np.concatenate(images), labels[part].astype(np.int32)
 
 
+def command(args: argparse.Namespace) -> str:
+    """What trains such a network again, anywhere."""
+    words = ["examples/train_cifar10.py"]
+    for name, value in vars(args).items():
+        # Not compared: 0 is no False here.
+        if name not in ELSEWHERE and value is not None and value is not False:
+            words.append(f"--{name.replace('_', '-')}" + ("" if value is True else f" {value}"))
+    return " ".join(words)
+
+
+def ship(
+    trained: rr.Model, path: Path, args: argparse.Namespace, images: NDArray[np.uint8], labels: NDArray[Any]
+) -> float:
+    """Write a model as the package ships it, with all that `resnet-rs predict` needs; returns its accuracy."""
+    model = rr.create_model(args.model, input_shape=(32, 32, 3), num_classes=10)
+    # Rounded here already: what is tested is what is written.
+    state = trained.state_dict()
+    model.load_weights({name: value.astype(np.float16) if value.ndim > 1 else value for name, value in state.items()})
+    x = (images - np.array(MEAN, np.float32)) / np.array(STD, np.float32)
+    accuracy = float((model.predict(x, batch_size=250).argmax(axis=1) == labels).mean())
+    model.classes = CLASSES
+    model.preprocessing = rr.images.Preprocessing(MEAN, STD, resize=1)
+    model.notes = (f"Weights: CIFAR-10, {accuracy:.2%} of {len(labels):,} test pictures right",)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rr.save(
+        model,
+        path,
+        dtype="float16",
+        metadata={
+            "accuracy": str(accuracy),
+            "command": command(args),
+            "epochs": str(args.epochs),
+            "seed": str(args.seed),
+        },
+    )
+    return accuracy
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="resnet20", help="resnet20, resnet32 ... (default %(default)s)")
@@ -46,6 +89,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0, help="default %(default)s")
     parser.add_argument("--validate", type=int, default=5, help="test every so many epochs (default %(default)s)")
     parser.add_argument("--output", type=Path, default=Path("cifar10"), help="folder to write to (default %(default)s)")
+    parser.add_argument("--ship", type=Path, metavar="FILE", help="weights to write (default: in the output folder)")
     parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in the output folder")
     parser.add_argument("--threads", type=int, help="threads (default: all that the process may use)")
     args = parser.parse_args()
@@ -102,11 +146,9 @@ def main() -> int:
         return 130
     found = model.evaluate(testing, verbose=0, return_dict=True)
     print(f"{args.model}: {found['accuracy']:.2%} of {len(testing)} test pictures right after {minutes:.1f} minutes")
-    weights = {
-        name: value.astype(np.float16) if value.ndim > 1 else value for name, value in model.state_dict().items()
-    }
-    rr.weights.write_safetensors(args.output / f"{args.model}_cifar10.safetensors", weights)
-    print(f"wrote {args.output / f'{args.model}_cifar10.safetensors'}")
+    path = args.ship or args.output / f"{args.model}_cifar10.safetensors"
+    accuracy = ship(model, path, args, x_test, y_test)
+    print(f"wrote {path}: {path.stat().st_size / 1e6:.2f} MB, {accuracy:.2%} in float16")
     return 0
 
 

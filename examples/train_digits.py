@@ -11,7 +11,7 @@ import argparse
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,9 +19,26 @@ from numpy.typing import NDArray
 import resnet_rs as rr
 
 GOAL = 0.97
+EPOCHS = 12
 
 
-def digits() -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+class Learnt(NamedTuple):
+    """A trained network, how it came about, and what it makes of the pictures that were held out."""
+
+    model: rr.Model
+    history: dict[str, list[float]]
+    interrupted: bool
+    seconds: float
+    pictures: NDArray[np.float32]
+    digits: NDArray[np.int64]
+    guesses: NDArray[np.int64]
+
+    @property
+    def accuracy(self) -> float:
+        return float((self.guesses == self.digits).mean())
+
+
+def pictures() -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """Pictures (1797, 8, 8, 1) from -0.5 to 0.5, and the digits."""
     from sklearn.datasets import load_digits
 
@@ -46,9 +63,30 @@ def network(seed: int = 0) -> rr.Model:
     )
 
 
+def learn(epochs: int = EPOCHS, seed: int = 0) -> Learnt:
+    """Train, showing the progress; the same seed gives the same network."""
+    x, y = pictures()
+    held = np.arange(len(x)) % 5 == 0
+    model = network(seed)
+    model.compile(
+        rr.optimizers.SGD(rr.schedules.OneCycle(0.1), momentum=0.9, nesterov=True, weight_decay=5e-4),
+        loss="sparse_categorical_crossentropy",
+        metrics=["accuracy"],
+        seed=seed,
+    )
+    training = rr.data.ArrayDataset(
+        x[~held], y[~held], batch_size=64, augment=[rr.data.RandomCrop(8, padding=1)], seed=seed
+    )
+    start = time.perf_counter()
+    history = model.fit(training, epochs=epochs, validation_data=(x[held], y[held]))
+    seconds = time.perf_counter() - start
+    guesses = model.predict(x[held]).argmax(axis=1)
+    return Learnt(model, history.history, history.interrupted, seconds, x[held], y[held], guesses)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--epochs", type=int, default=12, help="default %(default)s")
+    parser.add_argument("--epochs", type=int, default=EPOCHS, help="default %(default)s")
     parser.add_argument("--seed", type=int, default=0, help="default %(default)s")
     parser.add_argument("--threads", type=int, help="threads (default: all that the process may use)")
     parser.add_argument("--output", type=Path, help="write the trained model to this .safetensors file")
@@ -56,27 +94,12 @@ def main() -> int:
     if args.threads is not None:
         rr.set_num_threads(args.threads)
 
-    x, y = digits()
-    held = np.arange(len(x)) % 5 == 0
-    model = network(args.seed)
-    model.compile(
-        rr.optimizers.SGD(rr.schedules.OneCycle(0.1), momentum=0.9, nesterov=True, weight_decay=5e-4),
-        loss="sparse_categorical_crossentropy",
-        metrics=["accuracy"],
-        seed=args.seed,
-    )
-    training = rr.data.ArrayDataset(
-        x[~held], y[~held], batch_size=64, augment=[rr.data.RandomCrop(8, padding=1)], seed=args.seed
-    )
-    start = time.perf_counter()
-    history = model.fit(training, epochs=args.epochs, validation_data=(x[held], y[held]))
-    seconds = time.perf_counter() - start
-    accuracy = float((model.predict(x[held]).argmax(axis=1) == y[held]).mean())
-    print(f"{accuracy:.2%} of {held.sum()} held-out digits right after {seconds:.1f} s")
+    learnt = learn(args.epochs, args.seed)
+    print(f"{learnt.accuracy:.2%} of {len(learnt.digits)} held-out digits right after {learnt.seconds:.1f} s")
     if args.output:
-        rr.save(model, args.output)
+        rr.save(learnt.model, args.output)
         print(f"wrote {args.output}")
-    return 0 if history.interrupted or accuracy > GOAL else 1
+    return 0 if learnt.interrupted or learnt.accuracy > GOAL else 1
 
 
 if __name__ == "__main__":

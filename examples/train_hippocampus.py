@@ -66,7 +66,7 @@ def volumes(folder: Path, held: bool, size: tuple[int, ...]) -> tuple[np.ndarray
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=SHARED / "hippocampus", help="folder with images/ and labels/")
-    parser.add_argument("--epochs", type=int, default=40, help="default %(default)s")
+    parser.add_argument("--epochs", type=int, default=60, help="default %(default)s")
     parser.add_argument("--batch", type=int, default=4, help="default %(default)s")
     parser.add_argument("--rate", type=float, default=2e-3, help="highest learning rate (default %(default)s)")
     parser.add_argument("--filters", type=int, nargs=4, default=(32, 64, 128, 256), help="of the stages")

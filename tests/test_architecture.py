@@ -260,6 +260,7 @@ PYTHON_RANKS = {
     "_core": 0,
     "_table": 0,
     "describe": 4,
+    "described": 4,
     "profile": 1,
     "errors": 0,
     "checks": 1,

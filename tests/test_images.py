@@ -49,7 +49,7 @@ def test_normalisations() -> None:
     )
     caffe = images.preprocess(image, preprocess="caffe", resize=224)
     np.testing.assert_allclose(caffe, image - np.array([123.68, 116.779, 103.939]), rtol=1e-5, atol=1e-4)
-    own = images.preprocess(image, preprocess=images.Normalisation((1, 2, 3), (2, 2, 2)), resize=224)
+    own = images.preprocess(image, preprocess=images.Preprocessing((1, 2, 3), (2, 2, 2)), resize=224)
     np.testing.assert_allclose(own, (image - np.array([1.0, 2, 3])) / 2)
     assert images.preprocess(image, (64, 96), resize=100).shape == (64, 96, 3)
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import json
 import pickle
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -93,3 +95,84 @@ def test_notes_stay_with_the_model(tmp_path: Path) -> None:
     assert pickle.loads(pickle.dumps(model)).notes == copy.deepcopy(model).notes == model.notes
     assert rr.load(tmp_path / "m.safetensors").notes == model.notes
     assert rr.from_weights(tmp_path / "m.safetensors").notes == model.notes
+
+
+def test_classes_and_preprocessing_stay_with_the_model(tmp_path: Path) -> None:
+    model = rr.models.ResNet20(num_classes=3)
+    assert model.classes == () and model.preprocessing is None
+    model.classes = ["cat", "dog", "frog"]
+    model.preprocessing = rr.images.Preprocessing((1, 2, 3), (4, 5, 6), resize=1.5)
+    path = tmp_path / "m.safetensors"
+    rr.save(model, path)
+    model.compile(loss="sparse_categorical_crossentropy")
+    checkpoint = tmp_path / "c.safetensors"
+    callbacks = [rr.callbacks.ModelCheckpoint(checkpoint)]
+    model.fit(np.ones((2, 32, 32, 3)), np.array([0, 1]), callbacks=callbacks, verbose=0)
+    others = [pickle.loads(pickle.dumps(model)), copy.deepcopy(model), rr.load(path), rr.from_weights(path)]
+    for other in (*others, rr.load(path, input_shape=(40, 48, 3)), rr.load(checkpoint)):
+        assert other.classes == ("cat", "dog", "frog")
+        assert other.preprocessing == ((1, 2, 3), (4, 5, 6), 1.5)
+    model.classes, model.preprocessing = (), None
+    rr.save(model, path)
+    assert rr.load(path).classes == () and rr.load(path).preprocessing is None
+
+
+@pytest.mark.parametrize(
+    ("attribute", "value", "words"),
+    [
+        ("classes", ["cat", "dog"], "classes: expected 3 names, one for each output, got 2"),
+        ("classes", "cat", "classes: expected a sequence of 3 names, got str"),
+        ("classes", ["cat", "dog", 3], r"classes\[2\]: expected a name, got int"),
+        ("classes", {"cat", "dog", "frog"}, "got set"),
+        ("preprocessing", "cafe", "did you mean 'caffe'"),
+        ("preprocessing", ((0, 0, 0), (1, 1, 1)), "preprocessing: expected one of"),
+        ("preprocessing", rr.images.Preprocessing((0, 0), (1, 1, 1)), "three numbers of mean"),  # type: ignore[arg-type]
+        ("preprocessing", rr.images.Preprocessing((0, 0, 0), (1, 0, 1)), "a std above 0"),
+        ("preprocessing", rr.images.Preprocessing((0, np.nan, 0), (1, 1, 1)), "mean: expected a finite number"),
+        ("preprocessing", rr.images.Preprocessing((0, 0, 0), (1, 1, 1), 0.5), "resize: expected a finite number >= 1"),
+    ],
+)
+def test_what_a_model_cannot_know(attribute: str, value: Any, words: str) -> None:
+    with pytest.raises(rr.ArgumentError, match=words):
+        setattr(rr.models.ResNet20(num_classes=3), attribute, value)
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        {"classes": "{"},
+        {"classes": '["cat"]'},
+        {"classes": "7"},
+        {"classes": "null"},
+        {"classes": "[1, 2, 3]"},
+        {"preprocessing": "[]"},
+        {"preprocessing": "3"},
+        {"preprocessing": '{"mean": 3, "std": [1, 1, 1]}'},
+        {"preprocessing": '{"mean": [0, 0, 0], "std": [1, 1, NaN]}'},
+        {"preprocessing": '{"mean": [0, 0, 0], "std": [1, 1, 1], "run": "this"}'},
+        {"preprocessing": '{"mean": [0, 0, 0], "std": [1, 1, 1], "resize": Infinity}'},
+    ],
+)
+def test_files_that_claim_nonsense(tmp_path: Path, metadata: dict[str, str]) -> None:
+    model = rr.models.ResNet20(num_classes=3)
+    config = {"config": json.dumps(model.get_config())}
+    path = tmp_path / "m.safetensors"
+    rr.weights.write_safetensors(path, model.state_dict(), {**config, **metadata})
+    with pytest.raises(rr.FileFormatError, match=r"m\.safetensors") as caught:
+        rr.load(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_models_in_float16(tmp_path: Path) -> None:
+    model, path = small(), tmp_path / "m.safetensors"
+    rr.save(model, path, dtype="float16", metadata={"accuracy": "0.5"})
+    assert rr.weights.read_metadata(path)["accuracy"] == "0.5"
+    state, found = model.state_dict(), rr.load(path).state_dict()
+    for name, value in state.items():
+        expected = value.astype(np.float16).astype(np.float32) if value.ndim > 1 else value
+        assert np.array_equal(found[name], expected)
+    for metadata in ({"config": "{}"}, {"classes": "[]"}, {"training": "{}"}):
+        with pytest.raises(rr.ArgumentError, match="metadata: '"):
+            rr.save(model, path, metadata=metadata)
+    with pytest.raises(rr.ArgumentError, match="dtype"):
+        rr.save(model, path, dtype="float8")

@@ -10,8 +10,6 @@ from numpy.typing import NDArray
 
 import resnet_rs as rr
 
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-
 
 def test_imagenet_photographs(shared: Path) -> None:
     pytest.importorskip("PIL")
@@ -28,20 +26,6 @@ def test_imagenet_photographs(shared: Path) -> None:
     wanted = [names[label] for label in labels]
     assert sum(name == row[0][0] for name, row in zip(wanted, best, strict=True)) == 19
     assert sum(name in dict(row) for name, row in zip(wanted, best, strict=True)) == 20
-
-
-@pytest.fixture(scope="module")
-def cifar10(shared: Path) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """The 10,000 test images, normalised, and their labels."""
-    image = pytest.importorskip("PIL.Image")
-    grids = []
-    for file in sorted((shared / "data" / "cifar10").glob("test_*.webp")):
-        with image.open(file) as picture:
-            grids.append(np.asarray(picture.convert("RGB")).reshape(50, 32, 50, 32, 3).transpose(0, 2, 1, 3, 4))
-    pixels = np.concatenate(grids).reshape(-1, 32, 32, 3)
-    with np.load(shared / "data" / "cifar10" / "labels.npz") as arrays:
-        labels = arrays["test"].astype(np.int64)
-    return ((pixels / 255 - IMAGENET_MEAN) / IMAGENET_STD).astype(np.float32), labels
 
 
 # PyTorch, on all test images: 91.73 % for ResNet-20, 93.39 % for ResNet-56.

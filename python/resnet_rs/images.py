@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 import numpy as np
 
-from .checks import check_choice, check_size
+from .checks import check_choice, check_number, check_size
 from .errors import ArgumentError, FileFormatError, ShapeError
 from .runtime import require_memory
 
@@ -21,34 +21,71 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from PIL.Image import Image
 
-__all__ = ["PREPROCESSING", "Normalisation", "best", "decode", "load_image", "preprocess", "read_classes"]
+__all__ = [
+    "PREPROCESSING",
+    "Preprocessing",
+    "best",
+    "check_preprocessing",
+    "decode",
+    "load_image",
+    "preprocess",
+    "read_classes",
+]
 
 
 # What an image may be resized to, 8192 x 8192: no network takes more, and Pillow warns of more.
 MAX_PIXELS = 2**26
 
 
-class Normalisation(NamedTuple):
-    """(pixel - mean) / std per channel of RGB, pixels from 0 to 255."""
+class Preprocessing(NamedTuple):
+    """(pixel - mean) / std per channel of RGB, pixels from 0 to 255, of the middle of a resized image.
+
+    `resize` is what the shorter side becomes before the crop, as a multiple of the input's longer side: 256 for 224 as
+    is the custom with ImageNet, 1 for nothing cut off a square.
+    """
 
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
+    resize: float = 8 / 7
 
 
 PREPROCESSING = {
     # Pixels / 255, normalised by mean and deviation of ImageNet: torchvision, timm.
-    "torchvision": Normalisation((123.675, 116.28, 103.53), (58.395, 57.12, 57.375)),
+    "torchvision": Preprocessing((123.675, 116.28, 103.53), (58.395, 57.12, 57.375)),
     # Minus the mean, no division: networks converted from Caffe (here in the order RGB).
-    "caffe": Normalisation((123.68, 116.779, 103.939), (1.0, 1.0, 1.0)),
-    "none": Normalisation((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
+    "caffe": Preprocessing((123.68, 116.779, 103.939), (1.0, 1.0, 1.0)),
+    "none": Preprocessing((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
 }
+
+
+def check_preprocessing(argument: str, value: object) -> Preprocessing:
+    """Return a `Preprocessing`, or the one of that name, with numbers that make sense.
+
+    Raises:
+        ArgumentError: it is none; the message names `argument`.
+
+    >>> check_preprocessing("preprocess", Preprocessing((0, 0, 0), (255, 255, 255), resize=1)).std
+    (255.0, 255.0, 255.0)
+    """
+    if not isinstance(value, Preprocessing):
+        return PREPROCESSING[check_choice(argument, value, PREPROCESSING)]
+    channels = {}
+    for name in ("mean", "std"):
+        numbers = getattr(value, name)
+        if isinstance(numbers, str) or not isinstance(numbers, Sequence) or len(numbers) != 3:
+            raise ArgumentError(f"{argument}: expected three numbers of {name}, got {numbers!r}")
+        red, green, blue = (float(check_number(f"{argument}: {name}", number)) for number in numbers)
+        channels[name] = (red, green, blue)
+    if min(channels["std"]) <= 0:
+        raise ArgumentError(f"{argument}: expected a std above 0, got {channels['std']}")
+    return Preprocessing(**channels, resize=float(check_number(f"{argument}: resize", value.resize, 1)))
 
 
 def load_image(
     source: str | os.PathLike[str] | BinaryIO,
     size: int | tuple[int, int] = 224,
     *,
-    preprocess: str | Normalisation = "torchvision",
+    preprocess: str | Preprocessing = "torchvision",
     resize: int | None = None,
 ) -> NDArray[np.float32]:
     """Read an image file as a network's input: resize, crop the centre, normalise.
@@ -56,8 +93,8 @@ def load_image(
     Args:
         source: path or binary file of any format that Pillow reads.
         size: height and width of the result.
-        preprocess: a key of `PREPROCESSING` or a `Normalisation`.
-        resize: the shorter side before the crop (bilinear); default 8/7 of the longer side of `size` (256 for 224).
+        preprocess: a key of `PREPROCESSING` or a `Preprocessing`.
+        resize: the shorter side before the crop (bilinear); default what `preprocess` says: 256 for 224.
 
     Returns:
         float32 (height, width, 3), RGB.
@@ -95,7 +132,7 @@ def preprocess(
     image: NDArray[Any],
     size: int | tuple[int, int] = 224,
     *,
-    preprocess: str | Normalisation = "torchvision",
+    preprocess: str | Preprocessing = "torchvision",
     resize: int | None = None,
 ) -> NDArray[np.float32]:
     """Make a network's input of an RGB image (h, w, 3) of uint8; arguments and result are those of `load_image`.
@@ -115,14 +152,13 @@ def preprocess(
 
 
 def _prepare(
-    picture: Image, size: int | tuple[int, int], rule: str | Normalisation, resize: int | None
+    picture: Image, size: int | tuple[int, int], rule: str | Preprocessing, resize: int | None
 ) -> NDArray[np.float32]:
     height, width = (size, size) if isinstance(size, int) else size
     check_size("size", height)
     check_size("size", width)
-    if isinstance(rule, str):
-        rule = PREPROCESSING[check_choice("preprocess", rule, PREPROCESSING)]
-    side = round(max(height, width) * 8 / 7) if resize is None else check_size("resize", resize)
+    rule = check_preprocessing("preprocess", rule)
+    side = round(max(height, width) * rule.resize) if resize is None else check_size("resize", resize)
     if side < max(height, width):
         raise ArgumentError(f"resize: expected at least {max(height, width)}, the size of the crop, got {side}")
     wide, high = picture.size

@@ -11,6 +11,7 @@ import numpy as np
 from . import _core
 from .arrays import DataFormat, as_float32, checked_input, checked_shape
 from .checks import check_choice, check_int, check_size
+from .described import Described
 from .errors import ArgumentError, ShapeError, UnknownNameError, suggest
 from .profile import Profile
 from .runtime import require_memory
@@ -30,7 +31,7 @@ _PROBE = 64
 _CONSTRUCTORS: dict[str, type[Model]] = {}
 
 
-class Model(Trainable):
+class Model(Described, Trainable):
     """A network with its weights. Use a constructor of `resnet_rs.models`, `create_model` or `rr.load` to get one.
 
     Args:
@@ -62,8 +63,6 @@ class Model(Trainable):
     ) -> None:
         self.graph = graph
         self.name = name
-        # Lines that `summary` shows below the totals.
-        self.notes: tuple[str, ...] = ()
         self._format = DataFormat(data_format, graph.rank)
         self._sample = self._format.to_last(checked_shape("input_shape", input_shape, data_format)[0])
         self._config = dict(config)
@@ -349,7 +348,7 @@ class Model(Trainable):
         _CONSTRUCTORS[cls.__name__] = cls
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _rebuild, (type(self), self._config, self.state_dict(), self.notes)
+        return _rebuild, (type(self), self._config, self.state_dict(), self._description())
 
     # -- shapes and memory --------------------------------------------------------------------------------------------
 
@@ -405,11 +404,11 @@ class Model(Trainable):
 
 
 def _rebuild(
-    cls: type[Model], config: Mapping[str, Any], state: Mapping[str, NDArray[np.float32]], notes: tuple[str, ...]
+    cls: type[Model], config: Mapping[str, Any], state: Mapping[str, NDArray[np.float32]], description: dict[str, str]
 ) -> Model:
     model = cls.from_config(config)
     model.load_state_dict(state)
-    model.notes = notes
+    model._describe(description)
     return model
 
 

@@ -28,6 +28,11 @@ def is_file(name: str) -> bool:
     return name.endswith(".safetensors") or os.sep in name or Path(name).is_file()
 
 
+def is_name(weights: str) -> bool:
+    """Whether weights are named, as those that come with the package, rather than a file."""
+    return not is_file(weights) and not Path(weights).suffix
+
+
 # -- predict --------------------------------------------------------------------------------------------------------
 
 
@@ -40,13 +45,15 @@ def predict(args: argparse.Namespace) -> int:
     classes = read_classes(args.classes) if args.classes else None
     model = load_model(args, args.num_classes or (len(classes) if classes else None))
     height, width = check_classifier(model, args, classes)
+    classes = classes or list(model.classes)
+    preprocessing = args.preprocess or model.preprocessing or "torchvision"
     first = model.data_format == "channels_first"
 
     results: list[dict[str, Any]] = []
     failures = 0
     for path in args.images:
         try:
-            x = load_image(path, (height, width), preprocess=args.preprocess, resize=args.resize)
+            x = load_image(path, (height, width), preprocess=preprocessing, resize=args.resize)
         except (OSError, FileFormatError, ShapeError) as error:
             # The other images are still worth an answer.
             failures += 1
@@ -91,6 +98,8 @@ def predict(args: argparse.Namespace) -> int:
 def load_model(args: argparse.Namespace, num_classes: int | None) -> Model:
     """The model that the arguments name, with its weights."""
     import resnet_rs as rr
+    from resnet_rs.models.registry import find
+    from resnet_rs.models.shipped import SHIPPED, shipped_file
 
     options: dict[str, Any] = {"stride_in": args.stride_in} if args.stride_in else {}
     if args.model and not is_file(args.model):
@@ -98,18 +107,27 @@ def load_model(args: argparse.Namespace, num_classes: int | None) -> Model:
             raise CommandError(f"{args.model} does not classify: its output is a map")
         if not args.weights:
             raise CommandError(f"--weights FILE is needed: without it {args.model} would guess at random")
+        shipped = is_name(args.weights)
+        if shipped:
+            shipped_file(find(args.model).__name__, args.weights)  # an error of its own where there are none
+            if args.naming != "auto":
+                raise CommandError(f"--naming: {args.weights} come with the package; a file may have other names")
+            options["weights"] = args.weights
         if args.input_size is not None:
             options |= {"input_shape": (args.input_size, args.input_size, 3), "data_format": "channels_last"}
         if num_classes is not None:
             options["num_classes"] = num_classes
         model = rr.create_model(args.model, **options)
-        model.load_weights(args.weights, naming=args.naming)
+        if not shipped:
+            model.load_weights(args.weights, naming=args.naming)
         return model
     if args.model and args.weights:
         raise CommandError(f"{args.model} brings its own weights: leave --weights out, or give --model a name")
     path = args.model or args.weights
     if not path:
         args.usage_error("one of --model and --weights is required")
+    if is_name(path) and path in SHIPPED:
+        raise CommandError(f"--weights {path} needs --model {SHIPPED[path][0].lower()}")
     if args.naming != "auto":
         raise CommandError(f"--naming: {path} tells itself whose names it has; --model NAME takes others")
     if args.input_size is not None:

@@ -31,10 +31,12 @@ examples:
   resnet-rs predict *.jpg --model resnet50 --weights v1.safetensors --stride-in 1x1 --preprocess caffe --json
   resnet-rs predict cat.jpg --weights resnext50_32x4d.pth --classes classes.json
   resnet-rs predict scan.png --model saved.safetensors --top 3
+  resnet-rs predict cat.jpg --model resnet20 --weights cifar10
 
 --model is a name of `resnet-rs list` (and then needs --weights) or a file of `resnet_rs.save`. Without --model the
-network is inferred from the weights. --classes is a JSON list, a JSON object index -> name, or a text file with one
-name per line. The time of an image is that of the network; plans and packed weights are made before the first.""",
+network is inferred from the weights. Weights of the package (cifar10) know their preprocessing and classes, as files of
+`resnet_rs.save` do that were told. --classes is a JSON list, a JSON object index -> name, or a text file with one name
+per line. The time of an image is that of the network; plans and packed weights are made before the first.""",
     "list": """\
 examples:
   resnet-rs list
@@ -129,26 +131,30 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("images", nargs="+", metavar="IMAGE", help="image files (needs Pillow)")
     sub.set_defaults(usage_error=sub.error)
     sub.add_argument("--model", help="name of a model, or a file of resnet_rs.save (default: inferred from --weights)")
-    sub.add_argument("--weights", metavar="FILE", help=".safetensors, .pth, .pt, .th, .ckpt, .h5, .keras or .npz")
+    sub.add_argument(
+        "--weights",
+        metavar="FILE|NAME",
+        help=".safetensors, .pth, .pt, .th, .ckpt, .h5, .keras or .npz; or cifar10, which comes with resnet20",
+    )
     sub.add_argument(
         "--naming",
         default="auto",
         choices=NAMINGS,
         help="whose names the weights have (default: recognise them)",
     )
-    sub.add_argument("--classes", metavar="FILE", help="names of the classes")
+    sub.add_argument("--classes", metavar="FILE", help="names of the classes (default: the model's)")
     sub.add_argument("--num-classes", type=positive, metavar="N", help="default: as many as --classes has, or 1000")
     sub.add_argument("--top", type=positive, default=5, metavar="N", help="classes to show (default %(default)s)")
     sub.add_argument("--json", action="store_true", help="print JSON")
     sub.add_argument(
         "--preprocess",
-        default="torchvision",
         choices=("torchvision", "caffe", "none"),
-        help="torchvision: RGB / 255, normalised; caffe: RGB minus the mean; none: RGB 0..255 (default %(default)s)",
+        help="torchvision: RGB / 255, normalised; caffe: RGB minus the mean; none: RGB 0..255 (default: what the model "
+        "was trained with where it knows, else torchvision)",
     )
-    sub.add_argument("--input-size", type=positive, metavar="N", help="height and width of the input (default 224)")
+    sub.add_argument("--input-size", type=positive, metavar="N", help="height and width (default: the model's, or 224)")
     sub.add_argument(
-        "--resize", type=positive, metavar="N", help="shorter side before the crop (default 8/7 of the input)"
+        "--resize", type=positive, metavar="N", help="shorter side before the crop (default: by --preprocess)"
     )
     sub.add_argument("--stride-in", choices=("3x3", "1x1"), help="where bottlenecks stride: v1.5 (default) or v1")
     sub.add_argument("--threads", type=positive, metavar="N", help="threads (default: all that the process may use)")

@@ -5,6 +5,11 @@ second position, channels of zeros around). Input (32, 32, 3), 10 classes, softm
 
 >>> ResNet20().trainable_params
 269722
+
+`ResNet20(weights="cifar10")` is trained: these weights come with the package.
+
+>>> ResNet20(weights="cifar10").classes[:3]
+('airplane', 'automobile', 'bird')
 """
 
 from __future__ import annotations

@@ -20,6 +20,7 @@ from resnet_rs.graph import Builder, Tensor
 from resnet_rs.model import Model
 
 from .registry import register
+from .shipped import load_shipped
 
 _POOLINGS = ("avg", "max")
 _DEEP_STEM: dict[str, Any] = {"conv_filters": (32, 32, 64), "conv_kernel_sizes": (3, 3, 3)}
@@ -40,6 +41,8 @@ class ResNetModel(Model):
         levels: the feature maps that `features` returns and `pyramid_outputs` shows, such as ("P3", "P5"); None: all.
         data_format: layout of the arrays that go in and come out, "channels_last" or "channels_first".
         name: default is the class name and the rank, such as "ResNet502D".
+        weights: None for random ones, or the name of weights that come with the package: "cifar10" for `resnet20`,
+            which then has `classes` and `preprocessing`. `load_weights` reads files.
         seed: of the initial weights.
         **architecture: fields of `ResNetConfig` that differ from the class's row: `stride_in`, `se_position`,
             `se_ratio`, `se_activation`, `replace_stride_with_dilation`, `groups`, `width_per_group` ...
@@ -68,6 +71,7 @@ class ResNetModel(Model):
         levels: Sequence[str] | None = None,
         data_format: str = "channels_last",
         name: str | None = None,
+        weights: str | None = None,
         seed: int = 0,
         **architecture: Any,
     ) -> None:
@@ -118,6 +122,8 @@ class ResNetModel(Model):
             data_format=data_format,
             seed=seed,
         )
+        if weights is not None:
+            load_shipped(self, weights)
 
 
 def head(b: Builder, x: Tensor, classes: int, activation: str) -> Tensor:

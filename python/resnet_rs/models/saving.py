@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from typing import Any
 
 from resnet_rs.errors import ArgumentError, FileFormatError, MemoryLimitError, ResnetError
@@ -12,11 +13,24 @@ from resnet_rs.model import Model
 __all__ = ["load", "save"]
 
 
-def save(model: Model, path: str | os.PathLike[str]) -> None:
+def save(
+    model: Model,
+    path: str | os.PathLike[str],
+    *,
+    dtype: str | None = None,
+    metadata: Mapping[str, str] | None = None,
+) -> None:
     """Write a model, configuration and weights, as one safetensors file.
 
+    Args:
+        model: notes, names of classes and preprocessing go with it.
+        path: the file.
+        dtype: "float16" halves the file: kernels are rounded, norms and biases stay float32.
+        metadata: further strings for the file, which `rr.weights.read_metadata` returns.
+
     Raises:
-        ArgumentError: `model` is none, or `path` is a directory, a device or a pipe.
+        ArgumentError: `model` is none; `path` is a directory, a device or a pipe; another `dtype`; a kernel that
+            float16 cannot hold; metadata that is no string or has a name of `save`'s own.
         OSError: the file cannot be written; an older file at `path` is then left as it was.
 
     >>> import os, tempfile, resnet_rs as rr
@@ -29,10 +43,16 @@ def save(model: Model, path: str | os.PathLike[str]) -> None:
 
     if not isinstance(model, Model):
         raise ArgumentError(f"model: expected a model of resnet_rs, got {type(model).__name__}")
-    metadata = {"format": "resnet_rs", "version": __version__, "config": json.dumps(model.get_config())}
-    if model.notes:
-        metadata["notes"] = json.dumps(model.notes)
-    weights.write_safetensors(path, model.state_dict(), metadata)
+    own = {
+        "format": "resnet_rs",
+        "version": __version__,
+        "config": json.dumps(model.get_config()),
+        **model._description(),
+    }
+    for name in metadata or {}:
+        if name in (*own, "notes", "classes", "preprocessing", "training"):
+            raise ArgumentError(f"metadata: {name!r} is a name of rr.save's own")
+    weights.write_safetensors(path, model.state_dict(), {**own, **(metadata or {})}, dtype=dtype)
 
 
 def load(path: str | os.PathLike[str], **changes: Any) -> Model:
@@ -58,8 +78,9 @@ def load(path: str | os.PathLike[str], **changes: Any) -> Model:
             f"{os.fspath(path)}: expected a model written by rr.save, got weights alone: use rr.from_weights"
         )
     try:
-        config, notes = json.loads(text), json.loads(metadata.get("notes", "[]"))
+        config = json.loads(text)
         model = Model.from_config(config)
+        model._describe(metadata)
     except MemoryLimitError:
         raise
     except (ResnetError, ValueError, TypeError, RecursionError) as error:
@@ -67,5 +88,5 @@ def load(path: str | os.PathLike[str], **changes: Any) -> Model:
     if changes:
         model = Model.from_config({**config, **changes})
     model.load_weights(path, naming="native")
-    model.notes = tuple(map(str, notes)) if isinstance(notes, list) else ()
+    model._describe(metadata)
     return model

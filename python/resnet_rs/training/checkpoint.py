@@ -72,6 +72,7 @@ def save(path: str | os.PathLike[str], run: Run) -> None:
             "format": "resnet_rs",
             "version": __version__,
             "config": json.dumps(model.get_config()),
+            **model._description(),
             "training": json.dumps(training),
         }
         weights.write_safetensors(path, tensors, metadata)

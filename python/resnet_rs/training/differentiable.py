@@ -33,6 +33,7 @@ class Differentiable(Parameters):
     _affordable: frozenset[tuple[object, ...]] | set[tuple[object, ...]] = frozenset()
 
     if TYPE_CHECKING:  # of Model
+        preprocessing: Any
 
         def _input(self, x: ArrayLike) -> NDArray[Any]: ...
         def _batch_shape(self, array: NDArray[Any], count: int) -> tuple[int, ...]: ...
@@ -108,7 +109,7 @@ class Differentiable(Parameters):
             num_classes: outputs of the new layer, which starts at random.
             classifier_activation: None for logits, "softmax" ...; default: as it was.
 
-        The model has to be compiled again.
+        The model has to be compiled again, and knows no names of classes.
 
         Raises:
             ArgumentError: the model has no classes.
@@ -129,13 +130,14 @@ class Differentiable(Parameters):
         # What has another shape for another number of classes is the head.
         other = type(self).from_config({**config, "num_classes": num_classes + 1}).parameter_shapes()
         head = {name for name, shape in fresh.parameter_shapes().items() if other[name] != shape}
-        frozen = self._frozen - head
+        frozen, preprocessing = self._frozen - head, self.preprocessing
         for name, (shape, _, _) in self._parameters.items():
             if name not in self._empty | head and fresh.parameter_shapes().get(name) == shape:
                 fresh._set(name, self._network.get(name).reshape(shape))
         self.__dict__.clear()
         self.__dict__.update(fresh.__dict__)
         self._frozen = frozen
+        self.preprocessing = preprocessing
 
     # -- gradients for losses of one's own ----------------------------------------------------------------------------
 
