@@ -53,8 +53,6 @@ NETS = {
     )
 }
 
-DEFAULT_NETS = ("resnet18", "resnet50", "resnext50", "seresnet50", "resnet18-3d")
-
 
 def build(net: Net) -> rr.Model:
     """The model with deterministic weights and linear outputs (logits)."""
