@@ -50,7 +50,9 @@ class TensorFlowNet:
         same = all([span // 2, span - span // 2] == pair for span, pair in zip(spans, pairs, strict=True))
         if same and set(self.spatial(a["stride"])) == {1}:
             return x, "SAME"
-        return tf.pad(x, [[0, 0], *pairs, [0, 0]], constant_values=value), "VALID"
+        # Not by tf.pad, whose operator TensorFlow tries in vain to fuse with a 3D convolution: it then fuses nothing.
+        # Nor by a list of numbers for the convolution, which oneDNN does not take.
+        return tf.raw_ops.PadV2(input=x, paddings=[[0, 0], *pairs, [0, 0]], constant_values=value), "VALID"
 
     def _conv(self, name: str, inputs: list[tf.Tensor], a: dict[str, Any]) -> tf.Tensor:
         x, padding = self.padded(inputs[0], a)
