@@ -16,7 +16,7 @@ export PYO3_PYTHON := $(CURDIR)/$(RUN)
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help demo photographs test lint format bench wheel wheel-check build clean toolchain rust-components
+.PHONY: help demo photographs test lint format bench bench-train wheel wheel-check build clean toolchain rust-components
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -47,6 +47,9 @@ format: $(VENV)/.dev rust-components ## let ruff and rustfmt rewrite the code
 
 bench: $(EXTENSION) $(VENV)/.peers ## compare with OpenVINO and ONNX Runtime; writes benches/records
 	$(RUN) benches/compare.py --save
+
+bench-train: $(EXTENSION) $(VENV)/.training-peers ## compare steps of training with TensorFlow; writes benches/records
+	$(RUN) benches/compare.py --train --save
 
 wheel: $(VENV)/.dev toolchain ## one abi3 wheel for CPython >= 3.10 into dist/
 	rm -f dist/resnet_rs-*.whl
@@ -79,6 +82,11 @@ $(VENV)/.dev: pyproject.toml $(VENV)/.created
 $(VENV)/.peers: pyproject.toml $(VENV)/.dev
 	@echo "-- installing the peers to compare with"
 	@$(PIP) install --group peers
+	@touch $@
+
+$(VENV)/.training-peers: pyproject.toml $(VENV)/.dev
+	@echo "-- installing TensorFlow to compare with"
+	@$(PIP) install --group training-peers
 	@touch $@
 
 $(EXTENSION): $(RUST_SOURCES) $(VENV)/.dev | toolchain

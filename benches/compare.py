@@ -1,11 +1,12 @@
 """Compare resnet_rs with the other CPU libraries that are installed, interleaved in one run.
 
-    make bench                                      # the standard networks; writes benches/records
+    make bench                                      # inference of the standard networks; writes benches/records
+    make bench-train                                # the same for a step of training
     .venv/bin/python benches/compare.py resnet50 --threads 1 --batch 4
 
 Each library runs the same network, exported from our graph, in float32, in a process of its own. The processes take
 turns for many rounds, so that whatever else the machine does hits all of them; ratios are taken within a round. A
-library whose result strays from the reference is marked and cannot win.
+library whose results stray from the reference is marked and cannot win.
 """
 
 from __future__ import annotations
@@ -18,95 +19,144 @@ import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from contextlib import closing
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nets import DEFAULT_NETS, NETS, Net, build
-from peers.engines import INPUT, LIBRARIES, ONNX, PARAMETERS, SAVED, SPEC, installed
+from nets import NETS, Net, build
+from peers.engine import INPUT, ONNX, PARAMETERS, SAVED, SPEC, TARGET, Array
 from peers.processes import Worker
+from peers.tasks import TASKS, Task
 from records import environment, show, write
 
-OURS, REFERENCE = "resnet_rs", "onnxruntime"
-# Relative to the largest logit: far above rounding, far below a wrong kernel or a lower precision (bf16: 1e-2).
-TOLERANCE = 1e-3
-
-
-def export(net: Net, batch: int, folder: Path, libraries: dict[str, str]) -> None:
-    """Write the network in every form that a library reads, and one input."""
-    import onnx
-
+if TYPE_CHECKING:
     import resnet_rs as rr
-    from peers.onnx_export import to_onnx
+
+OURS = "resnet_rs"
+
+
+def export(net: Net, batch: int, folder: Path, wanted: set[str]) -> None:
+    """Write the `wanted` forms of the network and its data."""
+    import resnet_rs as rr
 
     model = build(net)
-    rr.save(model, folder / SAVED)
-    nodes, parameters = model.graph.spec(), model.state_dict()
     output = model.graph.outputs["output"]
-    onnx.save(to_onnx(nodes, parameters, (batch, *net.input_shape), [output]), str(folder / ONNX))
-    if "torch" in libraries:
-        (folder / SPEC).write_text(json.dumps(nodes[: output + 1]))
+    nodes, parameters = model.graph.spec()[: output + 1], model.state_dict()
+    rng = np.random.default_rng(1)
+    np.save(folder / INPUT, rng.standard_normal((batch, *net.input_shape)).astype(np.float32))
+    if SAVED in wanted:
+        rr.save(model, folder / SAVED)
+    if ONNX in wanted:
+        import onnx
+
+        from peers.onnx_export import to_onnx
+
+        onnx.save(to_onnx(nodes, parameters, (batch, *net.input_shape)), str(folder / ONNX))
+    if SPEC in wanted:
+        (folder / SPEC).write_text(json.dumps(nodes))
         np.savez(folder / PARAMETERS, **parameters)  # type: ignore[arg-type]
-    x = np.random.default_rng(1).standard_normal((batch, *net.input_shape))
-    np.save(folder / INPUT, x.astype(np.float32))
+    if TARGET in wanted:
+        np.save(folder / TARGET, random_target(model, batch, rng))
 
 
-def differences(folder: Path, names: list[str]) -> dict[str, float]:
-    """The largest difference to the reference's result, relative to its largest value."""
-    results = {name: np.load(folder / f"{name}.npy").ravel() for name in names}
-    reference = results.get(REFERENCE, results[names[0]])
-    scale = float(np.abs(reference).max())
-    return {name: float(np.abs(result - reference).max()) / scale for name, result in results.items()}
+def random_target(model: rr.Model, batch: int, rng: np.random.Generator) -> Array | np.ndarray[Any, np.dtype[np.int64]]:
+    """Class numbers (n, ...); where the network has one output channel a mask (n, ..., 1) of float32."""
+    *points, channels = (batch, *(size or 1 for size in model.output_shape[1:]))
+    if channels == 1:
+        return rng.integers(0, 2, (*points, 1)).astype(np.float32)
+    return rng.integers(0, channels, points)
 
 
-def measure(net: Net, args: argparse.Namespace, libraries: dict[str, str]) -> dict[str, Any]:
-    """Run all libraries on one network, in turns."""
+def differences(task: Task, results: Mapping[str, Mapping[str, Array]]) -> dict[str, dict[str, float]]:
+    """Library -> quantity -> the largest difference of one of its arrays from the reference's."""
+    reference = results.get(task.reference) or next(iter(results.values()))
+    found = {}
+    for library, arrays in results.items():
+        if arrays.keys() != reference.keys():
+            raise RuntimeError(f"{library}: expected results {sorted(reference)}, got {sorted(arrays)}")
+        found[library] = dict.fromkeys(task.agreements, 0.0)
+        for name, array in arrays.items():
+            quantity = name.partition("/")[0]
+            difference = task.agreements[quantity].difference(array, reference[name])
+            # Not max(): it may lose what is not a number.
+            found[library][quantity] = float(np.maximum(found[library][quantity], difference))
+    return found
+
+
+def measure(
+    net: Net,
+    task_name: str,
+    libraries: list[str],
+    *,
+    batch: int,
+    threads: int,
+    rounds: int,
+    slice_ms: float,
+    starts: int,
+) -> dict[str, Any]:
+    """Run these libraries on one network, in turns."""
+    task = TASKS[task_name]
     with tempfile.TemporaryDirectory(prefix="resnet_rs_bench_") as temporary:
         folder = Path(temporary)
-        export(net, args.batch, folder, libraries)
-        workers = {name: Worker(name, folder, args.threads) for name in libraries}
+        export(net, batch, folder, {file for name in libraries for file in task.libraries[name].reads})
+
+        def start(name: str) -> Worker:
+            return Worker(task_name, name, folder, threads)
+
+        # The check has a process of its own: what it needs is in nobody's peak of memory.
+        results = {}
+        for name in libraries:
+            with closing(start(name)) as worker:
+                results[name] = worker.check()
+        strays = differences(task, results)
+        workers = {}
         try:
-            rounds: dict[str, list[float]] = {name: [] for name in workers}
-            samples: dict[str, list[float]] = {name: [] for name in workers}
-            runs = {}
-            for name, worker in workers.items():
-                typical = statistics.median(worker.run(runs=3, warm=3))
-                runs[name] = max(2, min(25, round(args.slice / typical)))
-            for turn in range(args.rounds):
-                # Another order every round: nobody always follows the same neighbour.
-                order = random.Random(turn).sample(sorted(workers), len(workers))
-                for name in order:
-                    time.sleep(0.02)  # the threads of the one before go to sleep
-                    milliseconds = workers[name].run(runs=runs[name], warm=2)
-                    rounds[name].append(statistics.median(milliseconds))
-                    samples[name].extend(milliseconds)
-            strays = differences(folder, list(workers))
+            for name in libraries:
+                workers[name] = start(name)
+            samples = interleave(workers, rounds, slice_ms, task.warm)
         finally:
             for worker in workers.values():
                 worker.close()
-        # More starts, now that the files of every library are in memory.
         first = {name: [worker.first_result] for name, worker in workers.items()}
-        for _ in range(args.starts - 1):
-            for name in workers:
-                with closing(Worker(name, folder, args.threads)) as worker:
+        for _ in range(starts - 1):
+            for name in libraries:
+                with closing(start(name)) as worker:
                     first[name].append(worker.first_result)
     rows = {}
     for name, worker in workers.items():
-        deciles = statistics.quantiles(samples[name], n=10)
+        times = [milliseconds for turn in samples[name] for milliseconds in turn]
+        deciles = statistics.quantiles(times, n=10)
         rows[name] = {
-            "median_ms": statistics.median(samples[name]),
+            "median_ms": statistics.median(times),
             "p10_ms": deciles[0],
             "p90_ms": deciles[-1],
-            "runs": len(samples[name]),
+            "runs": len(times),
             "first_result_s": statistics.median(first[name]),
             "peak_rss_mib": worker.peak_rss / 2**20,
-            "difference": strays[name],
-            "correct": strays[name] <= TOLERANCE,
+            "differences": strays[name],
+            "correct": all(strays[name][key] <= allowed.tolerance for key, allowed in task.agreements.items()),
         }
-    return {"net": net.name, "input_shape": [args.batch, *net.input_shape], "rows": rows, **ratios(rows, rounds)}
+    medians = {name: [statistics.median(turn) for turn in turns] for name, turns in samples.items()}
+    return {"net": net.name, "input_shape": [batch, *net.input_shape], "rows": rows, **ratios(rows, medians)}
+
+
+def interleave(workers: Mapping[str, Worker], rounds: int, slice_ms: float, warm: int) -> dict[str, list[list[float]]]:
+    """The milliseconds of every run of every turn of each library."""
+    samples: dict[str, list[list[float]]] = {name: [] for name in workers}
+    runs = {}
+    for name, worker in workers.items():
+        typical = statistics.median(worker.run(runs=3, warm=warm))
+        runs[name] = max(2, min(25, round(slice_ms / typical)))
+    for turn in range(rounds):
+        # Another order every round: nobody always follows the same neighbour.
+        for name in random.Random(turn).sample(sorted(workers), len(workers)):
+            time.sleep(0.02)  # the threads of the one before go to sleep
+            samples[name].append(workers[name].run(runs=runs[name], warm=warm))
+    return samples
 
 
 def ratios(rows: dict[str, dict[str, Any]], rounds: dict[str, list[float]]) -> dict[str, Any]:
@@ -126,50 +176,81 @@ def parse() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    standard = {name: ", ".join(task.nets) for name, task in TASKS.items()}
     parser.add_argument(
-        "nets", nargs="*", metavar="NET", help=f"of {', '.join(NETS)}; default {', '.join(DEFAULT_NETS)}"
+        "nets",
+        nargs="*",
+        metavar="NET",
+        help=f"of {', '.join(NETS)}; default {standard['inference']}; with --train {standard['training']}",
+    )
+    parser.add_argument(
+        "--train",
+        dest="task",
+        action="store_const",
+        const="training",
+        default="inference",
+        help="a step of training (batch statistics, cross-entropy, momentum) instead of inference",
     )
     parser.add_argument("--threads", type=int, default=cores, help="threads of every library (default %(default)s)")
-    parser.add_argument("--batch", type=int, default=1, help="images or volumes per run (default %(default)s)")
-    parser.add_argument("--rounds", type=int, default=15, help="turns that each library gets (default %(default)s)")
+    parser.add_argument("--batch", type=int, help="images or volumes per run (default 1; with --train 16 images)")
+    parser.add_argument("--rounds", type=int, help="turns that each library gets (default 15; with --train 7)")
     parser.add_argument("--slice", type=float, default=150, help="milliseconds of a turn (default %(default)s)")
     parser.add_argument(
         "--starts", type=int, default=3, help="processes started for the first result (default %(default)s)"
     )
-    parser.add_argument("--only", nargs="+", choices=list(LIBRARIES), help="these libraries alone")
+    parser.add_argument("--only", nargs="+", metavar="LIBRARY", help="these libraries alone")
     parser.add_argument("--save", action="store_true", help="write benches/records/<cpu>/<date>.json and .md")
     parser.add_argument("--label", default="", help="added to the record's name")
     args = parser.parse_args()
+    task = TASKS[args.task]
     for net in args.nets:
         if net not in NETS:
             parser.error(f"unknown network {net!r}; known: {', '.join(NETS)}")
+    for name in args.only or ():
+        if name not in task.libraries:
+            parser.error(f"unknown library {name!r}; known: {', '.join(task.libraries)}")
     return args
 
 
 def main() -> int:
     args = parse()
-    libraries = {name: v for name, v in installed().items() if args.only is None or name in args.only}
+    task = TASKS[args.task]
+    libraries = {name: v for name, v in task.installed().items() if args.only is None or name in args.only}
     now = datetime.now(timezone.utc)
     record: dict[str, Any] = {
         "date": now.isoformat(timespec="seconds"),
         "command": " ".join(["benches/compare.py", *sys.argv[1:]]),
+        "task": args.task,
         "threads": args.threads,
-        "precision": "float32 (OpenVINO held to it by INFERENCE_PRECISION_HINT=f32)",
+        "timed": task.timed,
+        "precision": task.precision,
+        "reference": task.reference,
+        "tolerances": {quantity: allowed.tolerance for quantity, allowed in task.agreements.items()},
         "libraries": libraries,
         **environment(),
         "nets": [],
     }
     if (record["load"] or 0) > 0.5:
         print(f"warning: other processes keep the machine busy (load {record['load']})", file=sys.stderr)
-    for name in args.nets or DEFAULT_NETS:
-        print(f"-- {name}: {', '.join(libraries)}", file=sys.stderr, flush=True)
-        record["nets"].append(measure(NETS[name], args, libraries))
-        show(record["nets"][-1])
+    for net in (NETS[name] for name in args.nets or task.nets):
+        print(f"-- {net.name}: {', '.join(libraries)}", file=sys.stderr, flush=True)
+        found = measure(
+            net,
+            args.task,
+            list(libraries),
+            batch=args.batch or (task.image_batch if len(net.input_shape) == 3 else 1),
+            threads=args.threads,
+            rounds=args.rounds or task.rounds,
+            slice_ms=args.slice,
+            starts=args.starts,
+        )
+        record["nets"].append(found)
+        show(found)
     if args.save:
         print(f"written: {write(record, args.label)}")
     wrong = [(net["net"], name) for net in record["nets"] for name, row in net["rows"].items() if not row["correct"]]
     for net_name, library in wrong:
-        print(f"error: {net_name}: the result of {library} is wrong", file=sys.stderr)
+        print(f"error: {net_name}: the results of {library} are wrong", file=sys.stderr)
     return 1 if wrong else 0
 
 

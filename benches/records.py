@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 FOLDER = Path(__file__).parent / "records"
-COLUMNS = ("library", "median ms", "p10 - p90", "ours / it", "first result s", "peak MiB", "difference")
+COLUMNS = ("library", "median ms", "p10 - p90", "ours / it", "first result s", "peak MiB")
 
 
 def cpu_name() -> str:
@@ -37,11 +37,19 @@ def environment() -> dict[str, Any]:
     }
 
 
+def columns(result: dict[str, Any]) -> tuple[str, ...]:
+    """The heads of the table, the last of which are what was compared with the reference."""
+    return (*COLUMNS, *(f"difference, {quantity}" for quantity in next(iter(result["rows"].values()))["differences"]))
+
+
 def cells(result: dict[str, Any]) -> list[tuple[str, ...]]:
     """The table of one network, fastest first."""
     rows: list[tuple[str, ...]] = []
     for name, row in sorted(result["rows"].items(), key=lambda item: item[1]["median_ms"]):
         ratio = result["ours_over"].get(name)
+        differences = [f"{difference:.0e}" for difference in row["differences"].values()]
+        if not row["correct"]:
+            differences[-1] += " WRONG"
         rows.append(
             (
                 name,
@@ -50,7 +58,7 @@ def cells(result: dict[str, Any]) -> list[tuple[str, ...]]:
                 f"{ratio:.2f}" if ratio is not None else "",
                 f"{row['first_result_s']:.2f}",
                 f"{row['peak_rss_mib']:.0f}",
-                f"{row['difference']:.0e}" + ("" if row["correct"] else " WRONG"),
+                *differences,
             )
         )
     return rows
@@ -71,7 +79,7 @@ def show(result: dict[str, Any]) -> None:
         print(markdown_table(result), flush=True)
         return
     table = Table(title=title(result), title_justify="left")
-    for index, column in enumerate(COLUMNS):
+    for index, column in enumerate(columns(result)):
         table.add_column(column, justify="right" if index else "left")
     for row in cells(result):
         table.add_row(*row, style="bold" if row[0] == "resnet_rs" else None)
@@ -79,12 +87,13 @@ def show(result: dict[str, Any]) -> None:
 
 
 def markdown_table(result: dict[str, Any]) -> str:
+    heads = columns(result)
     lines = [
         "",
         f"**{title(result)}**",
         "",
-        "| " + " | ".join(COLUMNS) + " |",
-        "|---" + "|--:" * (len(COLUMNS) - 1) + "|",
+        "| " + " | ".join(heads) + " |",
+        "|---" + "|--:" * (len(heads) - 1) + "|",
     ]
     lines += ["| " + " | ".join(row) + " |" for row in cells(result)]
     return "\n".join(lines)
@@ -93,13 +102,16 @@ def markdown_table(result: dict[str, Any]) -> str:
 def markdown(record: dict[str, Any]) -> str:
     """The whole record as a page."""
     versions = ", ".join(f"{name} {version}" for name, version in record["libraries"].items())
+    allowed = ", ".join(f"{quantity} {tolerance:.0e}" for quantity, tolerance in record["tolerances"].items())
     head = [
         f"# {record['cpu']}, {record['threads']} threads, {record['date'][:10]}",
         "",
         f"- command: `{record['command']}`",
         f"- versions: {versions}, CPython {record['python']}, {record['system']}",
         f"- kernels: {record['cpu_info'].get('isa', '?')}",
+        f"- timed: {record['timed']}",
         f"- precision: {record['precision']}",
+        f"- largest differences from {record['reference']} that are allowed: {allowed}",
         f"- load of the machine before: {record['load']}",
         "- each library in its own process, in turns; `ours / it` below 1 means that resnet_rs is faster",
     ]
@@ -110,7 +122,8 @@ def write(record: dict[str, Any], label: str = "") -> Path:
     """Save the record as JSON and Markdown; returns the path of the latter."""
     folder = FOLDER / re.sub(r"[^a-z0-9]+", "-", re.sub(r"\((r|tm)\)", "", record["cpu"].lower())).strip("-")
     folder.mkdir(parents=True, exist_ok=True)
-    path: Path = folder / (record["date"][:10] + (f"-{label}" if label else ""))
+    parts = [record["date"][:10], "" if record["task"] == "inference" else record["task"], label]
+    path: Path = folder / "-".join(filter(None, parts))
     path.with_suffix(".json").write_text(json.dumps(record, indent=1) + "\n")
     path.with_suffix(".md").write_text(markdown(record))
     return path.with_suffix(".md")

@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
+import importlib.util
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
-
-pytest.importorskip("onnx")
-pytest.importorskip("onnxruntime")
 
 import compare
 import records
+from nets import Net
+from peers.tasks import TRAINING
 
 BENCHES = Path(__file__).parents[1] / "benches"
+# Few layers; every operator of the networks that `--train` measures by default, and some points in each batch norm.
+TINY = (
+    Net("tiny classifier", "resnext50", (64, 64, 3), {"num_classes": 10, "num_blocks": [1, 1, 1, 1]}),
+    Net(
+        "tiny segmentor",
+        "unet",
+        (32, 32, 32, 2),
+        {"encoder_name": "resnet18", "encoder_depth": 3, "decoder_filters": (16, 8, 8)},
+    ),
+)
 
 
 def row(median: float, *, correct: bool = True) -> dict[str, object]:
@@ -25,9 +36,21 @@ def row(median: float, *, correct: bool = True) -> dict[str, object]:
         "runs": 3,
         "first_result_s": 0.5,
         "peak_rss_mib": 100.0,
-        "difference": 1e-6 if correct else 0.5,
+        "differences": {"losses": 1e-6, "gradients": 1e-6 if correct else 0.5},
         "correct": correct,
     }
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, BENCHES / "compare.py", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+
+
+def step(net: Net, libraries: list[str], batch: int) -> dict[str, dict[str, object]]:
+    """The rows of a comparison of steps of training that takes as little time as it can."""
+    found = compare.measure(net, "training", libraries, batch=batch, threads=2, rounds=1, slice_ms=1, starts=1)
+    assert found["input_shape"] == [batch, *net.input_shape]
+    return found["rows"]
 
 
 def test_a_wrong_peer_is_not_the_best() -> None:
@@ -42,19 +65,44 @@ def test_a_wrong_peer_is_not_the_best() -> None:
     assert page.count("WRONG") == 1
 
 
+def test_the_worst_tensor_counts() -> None:
+    reference = {"losses": np.ones(3), "gradients/a": np.array([3.0, 4.0]), "gradients/b": np.array([1.0, 0.0])}
+    stray = {**reference, "gradients/b": np.array([1.0, 0.1])}
+    lost = {**reference, "gradients/a": np.array([np.nan, 4.0])}
+    found = compare.differences(TRAINING, {"resnet_rs": stray, "torch": lost, "tensorflow": reference})
+    assert found["tensorflow"] == {"losses": 0, "gradients": 0}
+    assert found["resnet_rs"] == {"losses": 0, "gradients": pytest.approx(0.1)}
+    assert np.isnan(found["torch"]["gradients"])
+    del stray["losses"]
+    with pytest.raises(RuntimeError, match=r"torch: expected results .*losses"):
+        compare.differences(TRAINING, {"torch": stray, "tensorflow": reference})
+
+
 def test_comparison_runs() -> None:
-    command = ["resnet18", "--rounds", "2", "--slice", "1", "--starts", "1", "--only", "resnet_rs", "onnxruntime"]
-    done = subprocess.run(
-        [sys.executable, BENCHES / "compare.py", *command], capture_output=True, text=True, timeout=300, check=False
-    )
+    pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    done = run("resnet18", "--rounds", "2", "--slice", "1", "--starts", "1", "--only", "resnet_rs", "onnxruntime")
     assert done.returncode == 0, done.stderr
     lines = [line for line in done.stdout.splitlines() if line.startswith("| ")]
     assert {line.split()[1] for line in lines[1:]} == {"resnet_rs", "onnxruntime"}
 
 
-def test_unknown_network_is_refused() -> None:
-    done = subprocess.run(
-        [sys.executable, BENCHES / "compare.py", "resnot"], capture_output=True, text=True, timeout=60, check=False
-    )
+def test_comparison_of_training_runs() -> None:
+    rows = step(TINY[0], ["resnet_rs"], batch=2)
+    assert rows.keys() == {"resnet_rs"}
+    assert rows["resnet_rs"]["correct"]
+
+
+@pytest.mark.skipif(importlib.util.find_spec("tensorflow") is None, reason="needs tensorflow")
+@pytest.mark.parametrize(("net", "batch"), [(TINY[0], 8), (TINY[1], 1)], ids=["classifier", "segmentor"])
+def test_steps_agree_with_tensorflow(net: Net, batch: int) -> None:
+    rows = step(net, ["resnet_rs", "tensorflow"], batch)
+    assert rows["resnet_rs"]["differences"]["losses"] < 1e-4
+    assert rows["resnet_rs"]["differences"]["gradients"] < 1e-3
+
+
+@pytest.mark.parametrize("arguments", [["resnot"], ["--only", "tensorflow"], ["--train", "--only", "openvino"]])
+def test_what_is_unknown_is_refused(arguments: list[str]) -> None:
+    done = run(*arguments)
     assert done.returncode == 2
-    assert "resnot" in done.stderr
+    assert arguments[-1] in done.stderr

@@ -19,12 +19,22 @@ class TorchNet(torch.nn.Module):
         super().__init__()
         self.nodes = json.loads(spec.read_text())
         with np.load(parameters) as arrays:
-            self.rank = max(arrays[name].ndim for name in arrays.files) - 2
-            for name in arrays.files:
+            self.names = list(arrays.files)
+            self.rank = max(arrays[name].ndim for name in self.names) - 2
+            formats = {4: torch.channels_last, 5: torch.channels_last_3d}
+            for name in self.names:
                 value = torch.from_numpy(arrays[name])
-                if self.rank == 2 and value.ndim == 4:
-                    value = value.contiguous(memory_format=torch.channels_last)
-                self.register_buffer(name.replace(".", "_"), value)
+                if value.ndim == self.rank + 2:
+                    value = value.contiguous(memory_format=formats[value.ndim])
+                attribute = name.replace(".", "_")
+                if name.endswith((".running_mean", ".running_var")):
+                    self.register_buffer(attribute, value)
+                else:
+                    self.register_parameter(attribute, torch.nn.Parameter(value))
+
+    def trained(self) -> dict[str, torch.nn.Parameter]:
+        """What gradients change, by our names."""
+        return {name: value for name in self.names if (value := self.parameter(name)).requires_grad}
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         values = [x]
@@ -56,7 +66,9 @@ class TorchNet(torch.nn.Module):
 
     def _batch_norm(self, name: str, inputs: list[torch.Tensor], a: dict[str, Any]) -> torch.Tensor:
         suffixes = ("running_mean", "running_var", "weight", "bias")
-        return F.batch_norm(inputs[0], *(self.parameter(f"{name}.{s}") for s in suffixes), eps=a["epsilon"])
+        mean, variance, weight, bias = (self.parameter(f"{name}.{suffix}") for suffix in suffixes)
+        momentum = 1 - a["momentum"]
+        return F.batch_norm(inputs[0], mean, variance, weight, bias, self.training, momentum, a["epsilon"])
 
     def _activation(self, name: str, inputs: list[torch.Tensor], a: dict[str, Any]) -> torch.Tensor:
         return activation(inputs[0], a["function"], a.get("slope", 0.01))

@@ -1,7 +1,8 @@
 """One engine in a process of its own, so that its threads, memory and start are its own.
 
-Started by `compare.py` as `worker.py ENGINE FOLDER THREADS`. It writes one JSON line when the first result is there
-and one for each request `{"runs": n, "warm": m}` read from standard input; end of input ends it.
+Started by `compare.py` as `worker.py TASK LIBRARY FOLDER THREADS`. It writes one JSON line when the first result is
+there and one for each request read from standard input: `{"runs": n, "warm": m}` times runs, `{"check": true}`, which
+must be the first, writes what is compared to `LIBRARY.npz`. End of input ends it.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from peers.engines import INPUT, LIBRARIES
+from peers.tasks import TASKS
 
 
 def peak_rss() -> int:
@@ -31,7 +32,7 @@ def peak_rss() -> int:
 
 
 def main() -> None:
-    name, folder, threads = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
+    task, name, folder, threads = TASKS[sys.argv[1]], sys.argv[2], Path(sys.argv[3]), int(sys.argv[4])
     # Results travel on a duplicate of standard output: libraries that print cannot disturb them.
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
@@ -40,20 +41,22 @@ def main() -> None:
         answers.write(json.dumps(fields) + "\n")
         answers.flush()
 
-    engine = LIBRARIES[name].engine(folder, threads)
-    x = engine.prepare(np.load(folder / INPUT))
-    y = engine.run(x)
+    engine = task.libraries[name].engine(folder, threads)
+    first = engine.run()
     answer(first=True)
-    np.save(folder / f"{name}.npy", engine.result(y))
 
     for line in sys.stdin:
         request = json.loads(line)
+        if "check" in request:
+            np.savez(folder / f"{name}.npz", **engine.results(first))  # type: ignore[arg-type]
+            answer(checked=True)
+            continue
         for _ in range(request["warm"]):
-            engine.run(x)
+            engine.run()
         milliseconds = []
         for _ in range(request["runs"]):
             start = time.perf_counter()
-            engine.run(x)
+            engine.run()
             milliseconds.append(1e3 * (time.perf_counter() - start))
         answer(milliseconds=milliseconds, peak_rss=peak_rss())
 
