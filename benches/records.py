@@ -118,12 +118,17 @@ def markdown(record: dict[str, Any]) -> str:
     return "\n".join([*head, *(markdown_table(result) for result in record["nets"]), ""])
 
 
+def record_path(cpu: str, date: str, *labels: str) -> Path:
+    """Where a record goes, without a suffix: <cpu>/<date>-<labels>; the folder is made."""
+    folder = FOLDER / re.sub(r"[^a-z0-9]+", "-", re.sub(r"\((r|tm)\)", "", cpu.lower())).strip("-")
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder / "-".join(filter(None, [date[:10], *labels]))
+
+
 def write(record: dict[str, Any], label: str = "") -> Path:
     """Save the record as JSON and Markdown; returns the path of the latter."""
-    folder = FOLDER / re.sub(r"[^a-z0-9]+", "-", re.sub(r"\((r|tm)\)", "", record["cpu"].lower())).strip("-")
-    folder.mkdir(parents=True, exist_ok=True)
-    parts = [record["date"][:10], "" if record["task"] == "inference" else record["task"], label]
-    path: Path = folder / "-".join(filter(None, parts))
+    task = "" if record["task"] == "inference" else record["task"]
+    path = record_path(record["cpu"], record["date"], task, label)
     path.with_suffix(".json").write_text(json.dumps(record, indent=1) + "\n")
     path.with_suffix(".md").write_text(markdown(record))
     return path.with_suffix(".md")
