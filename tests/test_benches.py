@@ -97,8 +97,7 @@ def test_comparison_of_training_runs() -> None:
 @pytest.mark.parametrize(("net", "batch"), [(TINY[0], 8), (TINY[1], 1)], ids=["classifier", "segmentor"])
 def test_steps_agree_with_tensorflow(net: Net, batch: int) -> None:
     rows = step(net, ["resnet_rs", "tensorflow"], batch)
-    assert rows["resnet_rs"]["differences"]["losses"] < 1e-4
-    assert rows["resnet_rs"]["differences"]["gradients"] < 1e-3
+    assert all(row["correct"] for row in rows.values()), rows
 
 
 @pytest.mark.parametrize("arguments", [["resnot"], ["--only", "tensorflow"], ["--train", "--only", "openvino"]])

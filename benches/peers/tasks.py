@@ -95,7 +95,8 @@ TRAINING = Task(
         "torch": Library(training.PyTorch, ("torch",), "torch", (SPEC, PARAMETERS, INPUT, TARGET), KEEP_MEMORY),
     },
     reference="tensorflow",
-    agreements={"losses": Agreement(np.inf, 1e-3), "gradients": Agreement(2, 3e-2)},
+    # Gradients of each tensor: rounding that turns a single ReLU off shows in all of them (resnet18-3d: 7e-3).
+    agreements={"losses": Agreement(np.inf, 1e-4), "gradients": Agreement(2, 2e-2)},
     nets=("resnet18", "resnet50", "resnext50", "resnet18-3d", "unet-resnet18-3d"),
     image_batch=16,
     rounds=7,
