@@ -345,7 +345,7 @@ fn what_does_not_fit_is_refused() {
     assert!(bad("mse", &[("from_logits", Value::Bool(true))]).contains("from_logits"));
     assert!(bad("sparse_dice", &[("smooth", Value::Float(1.0))]).contains("smooth"));
     assert!(bad("sparse_dice", &[("reduction", Value::Text("median".into()))]).contains("median"));
-    assert!(bad("categorical_dice", &[("ignore_class_ids", Value::Int(1))]).contains("ignore_class_ids"));
+    assert!(bad("mse", &[("ignore_class_ids", Value::Int(1))]).contains("ignore_class_ids"));
     assert!(bad("sparse_dice", &[("target_class_ids", Value::List(vec![Value::Int(-1)]))]).contains("-1"));
     let shape = Shape::new(1, [1, 2, 2], 2);
     let refused =
