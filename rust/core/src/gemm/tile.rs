@@ -66,6 +66,20 @@ impl Ahead {
     const WIDE: usize = 8;
 }
 
+/// The residual of the tile that comes next, prefetched row by row: from `start` to `last`, any address is allowed.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Next {
+    pub(crate) start: *const f32,
+    pub(crate) last: *const f32,
+}
+
+impl Next {
+    /// Nothing but what is cached anyway.
+    pub(crate) fn none(cached: *const f32) -> Self {
+        Self { start: cached, last: cached }
+    }
+}
+
 /// The arguments of one tile.
 #[derive(Clone, Copy)]
 pub(crate) struct Tile<'a> {
@@ -88,6 +102,8 @@ pub(crate) struct Tile<'a> {
     pub(crate) relu: bool,
     /// What will be needed soon, prefetched while the tile is computed.
     pub(crate) ahead: Ahead,
+    /// Its rows follow every `out_stride`.
+    pub(crate) next: Next,
     pub(crate) stages: Stages,
 }
 
@@ -158,6 +174,7 @@ unsafe fn compute<S: Simd, const M: usize, const N: usize, const LINES: usize>(s
     });
     let stride = tile.row_stride;
     let Ahead { start: mut ahead, step: ahead_step } = tile.ahead;
+    let Next { start: mut next, last: next_last } = tile.next;
     for segment in tile.segments {
         // SAFETY: as above.
         unsafe {
@@ -190,11 +207,15 @@ unsafe fn compute<S: Simd, const M: usize, const N: usize, const LINES: usize>(s
                     s.prefetch(ahead.wrapping_add(line * LINE));
                 }
                 ahead = ahead.wrapping_add(ahead_step);
+                for v in 0..N {
+                    s.prefetch(next.wrapping_add(v * lanes));
+                }
+                next = next.wrapping_add(tile.out_stride).min(next_last);
                 left -= 4;
             }
             while left > 0 {
                 step!(0);
-                a = a.map(|a| a.add(1));
+                a = a.map(|a| opaque(a.add(1)));
                 b = b.add(N * lanes);
                 left -= 1;
             }

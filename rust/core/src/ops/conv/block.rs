@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use crate::gemm::{self, Ahead, GROUPS, Panels, Segment, Stages, Tile};
+use crate::gemm::{self, Ahead, GROUPS, Next, Panels, Segment, Stages, Tile};
 use crate::ops::activation::Activation;
 use crate::simd::{Isa, Kernel, Simd, dispatch};
 
@@ -122,9 +122,21 @@ impl Kernel for Run<'_> {
                     }
                     _ => Ahead { start: product.packed(number, index * piece), step: 0 },
                 };
+                let next = match product.residual {
+                    Some(residual) if !stages.suspend => {
+                        let (tile, panel) = match (product.pixels_outside, i + 1 < inner) {
+                            (true, true) => (tile, panel + 1),
+                            (true, false) => (tile + 1, 0),
+                            (false, true) => (tile + 1, panel),
+                            (false, false) => (0, panel + 1),
+                        };
+                        product.next(residual, block.pixels.get(tile), range.start + panel)
+                    }
+                    _ => Next::none(ahead.start),
+                };
                 let segments = &taps[index][pixels.taps];
                 // SAFETY: the contract of the function `run`, which alone makes this kernel.
-                unsafe { product.tile(s, pixels, segments, number, stages, ahead) };
+                unsafe { product.tile(s, pixels, segments, number, stages, (ahead, next)) };
             }
         }
     }
@@ -139,6 +151,19 @@ impl Product<'_> {
         self.weights.as_ptr().wrapping_add(start)
     }
 
+    /// The column of the output where panel `index` starts.
+    fn column(&self, index: usize) -> usize {
+        let (group, panel) = (index / self.panels.count(), self.panels.panel(index % self.panels.count()));
+        group * self.panels.columns + panel.column
+    }
+
+    /// The residual of `pixels` for panel `index`.
+    fn next(&self, residual: &[f32], pixels: Option<&Pixels>, index: usize) -> Next {
+        let Some(pixels) = pixels else { return Next::none(residual.as_ptr()) };
+        let start = residual.as_ptr().wrapping_add(pixels.out + self.column(index));
+        Next { start, last: start.wrapping_add((pixels.count - 1) * self.out_stride) }
+    }
+
     /// # Safety
     /// As for the function `run`.
     #[inline(always)]
@@ -149,7 +174,7 @@ impl Product<'_> {
         segments: &[Segment],
         index: usize,
         stages: Stages,
-        ahead: Ahead,
+        (ahead, next): (Ahead, Next),
     ) {
         let group = index / self.panels.count();
         let panel = self.panels.panel(index % self.panels.count());
@@ -170,6 +195,7 @@ impl Product<'_> {
                 residual: self.residual.map_or(std::ptr::null(), |residual| residual.as_ptr().add(out)),
                 relu: self.activation == Activation::Relu,
                 ahead,
+                next,
                 stages,
             }
         };
