@@ -11,6 +11,8 @@ const SHARED_WEIGHTS: usize = 768 << 10;
 const CACHED_PANEL: usize = 96 << 10;
 /// Copying an element costs as much as this many multiply-adds.
 const COPY: f64 = 24.0;
+/// Reading weights that do not stay cached takes as long as computing this many pixels from them.
+const STREAM: f64 = 8.0;
 
 /// Where the pixels of the output lie: everywhere, or at every so manieth place of a larger map.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -104,9 +106,10 @@ impl Blocking {
             return Self { source, tile_rows, planes, rows, columns, panels, step, pixels_outside: false, reduction };
         }
         let source = if in_place { Source::Input } else { Source::Private };
-        let (planes, rows) = work.share_image(line, source, tile_rows);
-        let columns = work.share_row(source, output.n * output.d.div_ceil(planes) * output.h.div_ceil(rows));
         let pixels_outside = weights <= CACHED;
+        let task = Task { source, streams: !pixels_outside };
+        let (planes, rows) = work.share_image(line, task, tile_rows);
+        let columns = work.share_row(task, output.n * output.d.div_ceil(planes) * output.h.div_ceil(rows));
         Self { source, tile_rows, planes, rows, columns, panels, step: 1, pixels_outside, reduction }
     }
 }
@@ -156,26 +159,25 @@ impl Work {
 
     /// Output columns of a task: less than a row only where there are too few rows, as in the one long row of a
     /// pointwise convolution.
-    fn share_row(&self, source: Source, tasks: usize) -> usize {
+    fn share_row(&self, task: Task, tasks: usize) -> usize {
         let tiles = self.output.w.div_ceil(self.tile.0);
-        if source != Source::Input || tasks >= 2 * self.threads || tiles < 2 * self.threads {
+        if task.source != Source::Input || tasks >= 2 * self.threads || tiles < 2 * self.threads {
             return self.output.w;
         }
         let time = |parts: usize| {
-            let tasks = tasks * parts;
-            let noise = 1.0 + 0.04 * self.threads as f64 / tasks as f64;
-            noise * (tiles.div_ceil(parts) * tasks.div_ceil(self.threads)) as f64
+            let pixels = tiles.div_ceil(parts) * self.tile.0;
+            let bytes = pixels * self.window.stride[2] * self.input.c * size_of::<f32>();
+            task.time(pixels as f64, bytes) * self.rounds(tasks * parts)
         };
         let parts = (1..=tiles.min(8 * self.threads)).min_by(|&a, &b| time(a).total_cmp(&time(b)));
         tiles.div_ceil(parts.unwrap_or(1)) * self.tile.0
     }
 
     /// Output planes and rows of a task, for threads that share out the image: the slowest thread should have done as
-    /// early as possible, and few rows should be copied twice.
-    fn share_image(&self, line: usize, source: Source, tile_rows: usize) -> (usize, usize) {
+    /// early as possible, few rows should be copied twice, and weights read seldom.
+    fn share_image(&self, line: usize, task: Task, tile_rows: usize) -> (usize, usize) {
         let Work { window, output, threads, .. } = *self;
         let kernel = (window.taps() * output.c) as f64 / self.groups as f64;
-        let copies = source == Source::Private;
         let extent = window.extent(0);
         let mut best = (f64::INFINITY, (output.d, output.h));
         for plane_blocks in divisions(output.d, 4 * threads) {
@@ -187,14 +189,10 @@ impl Work {
                     continue;
                 }
                 let bytes = line * self.padded_rows(rows) * extent;
-                let copied = self.padded_rows(rows) * ((planes - 1) * window.stride[0] + extent);
-                let copied = if copies { copied as f64 * COPY / kernel } else { 0.0 };
-                let spill =
-                    if copies && bytes > CACHED { 1.0 + 0.1 * (bytes as f64 / CACHED as f64).min(4.0) } else { 1.0 };
-                let time = ((planes * rows) as f64 * spill + copied) * tasks.div_ceil(threads) as f64;
-                // Tasks beyond one per thread even out cores that are not equally fast.
-                let noise = 1.0 + 0.04 * threads as f64 / tasks as f64;
-                let cost = time * noise;
+                let pixels = (planes * rows * output.w) as f64;
+                let copied = self.padded_rows(rows) * ((planes - 1) * window.stride[0] + extent) * output.w;
+                let copied = if task.source == Source::Private { copied as f64 * COPY / kernel } else { 0.0 };
+                let cost = (task.time(pixels, bytes) + copied) * self.rounds(tasks);
                 if cost < best.0 {
                     best = (cost, (planes, rows));
                 }
@@ -202,9 +200,56 @@ impl Work {
         }
         best.1
     }
+
+    /// How many tasks the slowest thread has. Those beyond one per thread even out cores that are not equally fast.
+    fn rounds(&self, tasks: usize) -> f64 {
+        let noise = 1.0 + 0.04 * self.threads as f64 / tasks as f64;
+        noise * tasks.div_ceil(self.threads) as f64
+    }
+}
+
+/// What a task of a shared image does besides multiplying.
+#[derive(Clone, Copy)]
+struct Task {
+    source: Source,
+    /// Its weights do not stay cached from one task to the next; its pixels are read again for each of their panels.
+    streams: bool,
+}
+
+impl Task {
+    /// Time in pixels for as many, whose windows are in so many bytes.
+    fn time(&self, pixels: f64, bytes: usize) -> f64 {
+        let again = self.source == Source::Private || self.streams;
+        let spill = if again && bytes > CACHED { 0.1 * (bytes as f64 / CACHED as f64).min(4.0) } else { 0.0 };
+        pixels * (1.0 + spill) + if self.streams { STREAM } else { 0.0 }
+    }
 }
 
 /// Numbers of parts, up to `most`, to cut `length` into.
 fn divisions(length: usize, most: usize) -> impl Iterator<Item = usize> {
     1..=length.min(most)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pointwise(points: usize, c: usize, k: usize, threads: usize) -> Blocking {
+        let window = Window { kernel: [1; 3], stride: [1; 3], dilation: [1; 3], padding: [[0; 2]; 3] };
+        let [input, output] = [c, k].map(|channels| Shape::new(1, [1, 1, points], channels));
+        let grid = Grid::dense(output);
+        Blocking::choose(&Work { window, input, output, grid, groups: 1, tile: (14, 2), threads }, k.div_ceil(32))
+    }
+
+    #[test]
+    fn weights_are_read_once_for_many_pixels() {
+        for threads in [1, 2] {
+            for [points, c, k] in [[196, 1024, 256], [196, 1024, 512], [196, 1024, 1024], [784, 512, 512]] {
+                let blocking = pointwise(points, c, k, threads);
+                assert!(blocking.panels <= k / 32 / threads || blocking.columns >= 98, "{c} to {k}: {blocking:?}");
+            }
+        }
+        // Those that stay cached do not matter: tasks are small, so that no core waits for the other.
+        assert!(pointwise(3136, 64, 256, 2).columns < 3136 / 2);
+    }
 }
