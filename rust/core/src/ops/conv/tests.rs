@@ -198,6 +198,15 @@ fn vectors_of_groups() {
         }
         for width in 1..=15 {
             Case::new(Shape::new(1, [1, 3, width], 32), 32, windows[0]).groups(32 / per_group).check();
+            // As many outputs with a stride.
+            for width in [2 * width - 1, 2 * width] {
+                Case::new(Shape::new(1, [1, 4, width], 32), 32, windows[1]).groups(32 / per_group).check();
+            }
+        }
+        // Many channels, and padding that is wider on one side than the window reaches over the other.
+        for window in [windows[0], windows[1], Window::new([3; 3], [1; 3], [1; 3], [[1; 2], [0, 2], [1, 3]]).unwrap()] {
+            let channels = if window.kernel[0] == 1 { 1024 } else { 32 };
+            Case::new(Shape::new(1, [1, 3, 16], channels), channels, window).groups(channels / per_group).check();
         }
         let mut case = Case::new(Shape::new(1, [1, 9, 9], 64), 64, windows[0]).groups(64 / per_group);
         for activation in [Activation::Relu, Activation::Silu] {
