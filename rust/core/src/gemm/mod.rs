@@ -5,4 +5,4 @@ mod pack;
 mod tile;
 
 pub(crate) use pack::Panels;
-pub(crate) use tile::{Ahead, GROUPS, Next, Segment, Stages, Tile, group_sizes, run};
+pub(crate) use tile::{Ahead, GROUPS, Next, Scaling, Segment, Stages, Tile, group_sizes, run};

@@ -80,6 +80,18 @@ impl Next {
     }
 }
 
+/// A factor and a summand for each column of the panel, applied to what the sums are before the residual is added; or null.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Scaling {
+    pub(crate) factor: *const f32,
+    pub(crate) shift: *const f32,
+}
+
+impl Scaling {
+    /// The sums stay what they are.
+    pub(crate) const NONE: Self = Self { factor: std::ptr::null(), shift: std::ptr::null() };
+}
+
 /// The arguments of one tile.
 #[derive(Clone, Copy)]
 pub(crate) struct Tile<'a> {
@@ -97,6 +109,7 @@ pub(crate) struct Tile<'a> {
     pub(crate) columns: usize,
     /// One per column of the panel.
     pub(crate) bias: *const f32,
+    pub(crate) scaling: Scaling,
     /// Added before the activation, laid out as the output; or null.
     pub(crate) residual: *const f32,
     pub(crate) relu: bool,
@@ -112,7 +125,7 @@ pub(crate) struct Tile<'a> {
 /// # Safety
 /// `1 <= rows <= TILE_ROWS`, `1 <= vectors <= TILE_VECTORS`, `columns` is more than `vectors - 1` vectors and at most
 /// `vectors`. For every row and segment, `length` floats at its place in A and the rows of B are readable; the panel
-/// is `vectors` vectors wide, and so is `bias`. The output may be written by nobody else, `residual` has its layout.
+/// is `vectors` vectors wide, and so are `bias` and the scaling. The output may be written by nobody else, `residual` has its layout.
 #[inline(always)]
 pub(crate) unsafe fn run<S: Simd>(s: S, tile: &Tile<'_>, rows: usize, vectors: usize) {
     outlined(s, SizedTile { tile, rows, vectors });
@@ -222,6 +235,20 @@ unsafe fn compute<S: Simd, const M: usize, const N: usize, const LINES: usize>(s
         }
     }
     if !tile.stages.suspend {
+        if !tile.scaling.factor.is_null() {
+            let mut factor = [s.splat(0.0); N];
+            let mut shift = factor;
+            for v in 0..N {
+                // SAFETY: as above.
+                (factor[v], shift[v]) =
+                    unsafe { (s.load(tile.scaling.factor.add(v * lanes)), s.load(tile.scaling.shift.add(v * lanes))) };
+            }
+            for_rows!(M, i, {
+                for v in 0..N {
+                    sums[i][v] = s.fma(sums[i][v], factor[v], shift[v]);
+                }
+            });
+        }
         if !tile.residual.is_null() {
             for_rows!(M, i, {
                 for v in 0..N {

@@ -226,6 +226,16 @@ impl Compile<'_> {
         }
     }
 
+    /// What a part of this operator knows: it has these inputs, this output and these parameters.
+    pub fn part<'b>(&'b mut self, inputs: &'b [Shape], output: Shape, parameters: &'b [&'b [f32]]) -> Compile<'b> {
+        let packing = match &mut self.packing {
+            Packing::Own => Packing::Own,
+            Packing::Shared { known, made } => Packing::Shared { known, made },
+        };
+        let Self { isa, threads, pool, precision, .. } = *self;
+        Compile { isa, threads, pool, precision, inputs, output, parameters, packing }
+    }
+
     /// A copy of `values` among the packed weights.
     pub fn copied(&mut self, layout: &str, values: &[f32]) -> Packed {
         self.packed(layout, values.len(), |copy| copy.copy_from_slice(values))

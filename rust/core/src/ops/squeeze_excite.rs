@@ -6,6 +6,8 @@
 //! after the scaling (Keras's order) `y = activation(x * (s[n][c] * scale[c]) + shift[c] + residual)`.
 //! Backward: see `squeeze_excite_backward`.
 
+use std::slice::ChunksExactMut;
+
 use super::activation::Activation;
 use super::affine::{Pass, repeats};
 use super::dense::Product;
@@ -14,6 +16,7 @@ use super::fold::{Slabs, Sum};
 use super::squeeze_excite_backward::SqueezeExciteTraining;
 use super::{Attributes, Compile, Io, Op, Packed, Parameter, Role, Signature, Step, TrainStep, Wants, expect_inputs};
 use crate::buffer::align_up;
+use crate::parallel::Pool;
 use crate::shape::Shape;
 use crate::simd::Isa;
 
@@ -69,19 +72,14 @@ impl Op for SqueezeExcite {
     }
 
     fn compile(&self, context: &mut Compile<'_>) -> Box<dyn Step> {
-        let (shape, parameters) = (context.inputs[0], context.parameters);
-        let layers = ["fc1.weight", "fc1.bias", "fc2.weight", "fc2.bias"];
-        let layers = std::array::from_fn(|i| context.copied(layers[i], parameters[i]));
-        let norm = self.epilogue.scale_shift(context.parameters);
-        let (scale, shift) = norm.unwrap_or_else(|| (vec![1.0; shape.c], vec![0.0; shape.c]));
+        let (isa, shape) = (context.isa, context.inputs[0]);
+        let (gates, shift) = Gates::new(*self, context);
         Box::new(SqueezeExciteStep {
-            op: *self,
-            isa: context.isa,
+            epilogue: self.epilogue,
+            isa,
             shape,
-            slabs: Slabs::new(context.isa, shape),
-            layers,
-            ones: vec![1.0; shape.c.max(self.hidden)],
-            scale,
+            slabs: Slabs::new(isa, shape),
+            gates,
             shift: shift.repeat(repeats(shape.c)),
         })
     }
@@ -91,15 +89,68 @@ impl Op for SqueezeExcite {
     }
 }
 
-struct SqueezeExciteStep {
+/// The two layers: from the means of all channels to the factor of each.
+pub(super) struct Gates {
     op: SqueezeExcite,
     isa: Isa,
     shape: Shape,
-    slabs: Slabs,
     /// Weight and bias of both layers.
     layers: [Packed; SqueezeExcite::PARAMETERS],
     ones: Vec<f32>,
+    /// Of the norm that follows.
     scale: Vec<f32>,
+}
+
+impl Gates {
+    /// For the maps that are the operator's input; and the summands of the norm that follows.
+    pub(super) fn new(op: SqueezeExcite, context: &mut Compile<'_>) -> (Self, Vec<f32>) {
+        let (isa, shape, parameters) = (context.isa, context.inputs[0], context.parameters);
+        let layers = ["fc1.weight", "fc1.bias", "fc2.weight", "fc2.bias"];
+        let layers = std::array::from_fn(|i| context.copied(layers[i], parameters[i]));
+        let norm = op.epilogue.scale_shift(parameters);
+        let (scale, shift) = norm.unwrap_or_else(|| (vec![1.0; shape.c], vec![0.0; shape.c]));
+        let ones = vec![1.0; shape.c.max(op.hidden)];
+        (Self { op, isa, shape, layers, ones, scale }, shift)
+    }
+
+    /// Elements of the hidden layer.
+    pub(super) fn hidden(&self) -> usize {
+        self.shape.n * self.op.hidden
+    }
+
+    /// Makes gates of `mean` `(n, c)`, and writes the factors of each sample to one of `rows`, as often as they fit.
+    pub(super) fn run(&self, mean: &mut [f32], hidden: &mut [f32], rows: ChunksExactMut<'_, f32>, pool: &Pool) {
+        let Self { op, isa, shape: Shape { n, c, .. }, .. } = *self;
+        let layer = |x: &[f32], [weight, shift]: [&[f32]; 2], c, activation, y: &mut [f32]| {
+            let scale = &self.ones[..shift.len()];
+            Product { isa, x, weight, rows: n, c, scale, shift, residual: None, activation }.run(y, pool);
+        };
+        let [weight1, bias1, weight2, bias2] = self.layers.each_ref().map(|layer| &layer[..]);
+        layer(mean, [weight1, bias1], c, op.activation, hidden);
+        layer(hidden, [weight2, bias2], op.hidden, op.gate, mean);
+        for (row, gate) in rows.zip(mean.chunks_exact(c)) {
+            for row in row.chunks_exact_mut(c) {
+                for ((row, gate), scale) in row.iter_mut().zip(gate).zip(&self.scale) {
+                    *row = gate * scale;
+                }
+            }
+        }
+    }
+
+    /// Multiplications and additions of the layers, and of the factors at every point.
+    pub(super) fn flops(&self) -> u64 {
+        let Shape { n, c, .. } = self.shape;
+        let layers = (4 * n * c) as u64;
+        layers.saturating_mul(self.op.hidden as u64).saturating_add(2 * self.shape.len() as u64)
+    }
+}
+
+struct SqueezeExciteStep {
+    epilogue: Epilogue,
+    isa: Isa,
+    shape: Shape,
+    slabs: Slabs,
+    gates: Gates,
     /// As the elementwise pass wants it.
     shift: Vec<f32>,
 }
@@ -108,7 +159,7 @@ impl SqueezeExciteStep {
     /// Scratch memory: slabs; mean, later the gate; hidden; the rows of the elementwise pass.
     fn pieces(&self) -> [usize; 4] {
         let Shape { n, c, .. } = self.shape;
-        [self.slabs.scratch(), n * c, n * self.op.hidden, n * self.shift.len()].map(align_up)
+        [self.slabs.scratch(), n * c, self.gates.hidden(), n * self.shift.len()].map(align_up)
     }
 }
 
@@ -119,34 +170,19 @@ impl Step for SqueezeExciteStep {
 
     fn forward(&self, io: Io<'_>) {
         let (x, pool, isa) = (io.inputs[0], io.pool, self.isa);
-        let SqueezeExcite { activation, gate, epilogue, .. } = self.op;
+        let Epilogue { residual, activation, .. } = self.epilogue;
         let Shape { n, c, .. } = self.shape;
         let [slabs, mean, hidden, _] = self.pieces();
         let (slabs, scratch) = io.scratch.split_at_mut(slabs);
         let (mean, scratch) = scratch.split_at_mut(mean);
         let (hidden, rows) = scratch.split_at_mut(hidden);
-        let (mean, hidden) = (&mut mean[..n * c], &mut hidden[..n * self.op.hidden]);
+        let (mean, hidden) = (&mut mean[..n * c], &mut hidden[..self.gates.hidden()]);
         let rows = &mut rows[..n * self.shift.len()];
 
         self.slabs.fold::<Sum>(x, mean, slabs, pool, 1.0 / self.shape.spatial() as f32);
-        let layer = |x: &[f32], [weight, shift]: [&[f32]; 2], c, activation, y: &mut [f32]| {
-            let scale = &self.ones[..shift.len()];
-            Product { isa, x, weight, rows: n, c, scale, shift, residual: None, activation }.run(y, pool);
-        };
-        let [weight1, bias1, weight2, bias2] = self.layers.each_ref().map(|layer| &layer[..]);
-        layer(mean, [weight1, bias1], c, activation, hidden);
-        layer(hidden, [weight2, bias2], self.op.hidden, gate, mean);
-
-        for (row, gate) in rows.chunks_exact_mut(self.shift.len()).zip(mean.chunks_exact(c)) {
-            for row in row.chunks_exact_mut(c) {
-                for ((row, gate), scale) in row.iter_mut().zip(gate).zip(&self.scale) {
-                    *row = gate * scale;
-                }
-            }
-        }
-        let residual = epilogue.residual.then(|| io.inputs[1]);
-        Pass { isa, x, residual, scale: rows, shift: &self.shift, activation: epilogue.activation }
-            .run(io.output, pool);
+        self.gates.run(mean, hidden, rows.chunks_exact_mut(self.shift.len()), pool);
+        let residual = residual.then(|| io.inputs[1]);
+        Pass { isa, x, residual, scale: rows, shift: &self.shift, activation }.run(io.output, pool);
     }
 
     fn algorithm(&self) -> String {
@@ -154,42 +190,15 @@ impl Step for SqueezeExciteStep {
     }
 
     fn flops(&self) -> u64 {
-        let Shape { n, c, .. } = self.shape;
-        let layers = (4 * n * c) as u64;
-        layers.saturating_mul(self.op.hidden as u64).saturating_add(2 * self.shape.len() as u64)
+        self.gates.flops()
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::super::Value;
-    use super::super::trial::{Trial, naive_norm, norm, op, text, wide};
+    use super::super::trial::{Trial, excite, naive_excite, naive_norm, norm, op, text};
     use super::*;
-
-    fn excite(hidden: usize) -> Box<dyn Op> {
-        let names = [("activation", text("relu")), ("gate", text("sigmoid"))];
-        op("squeeze_excite", &[names.as_slice(), &[("hidden", Value::Int(hidden as i64))]].concat())
-    }
-
-    /// One layer: `weight . x + bias`.
-    fn layer(x: &[f64], [weight, bias]: [&Vec<f32>; 2], f: impl Fn(f64) -> f64) -> Vec<f64> {
-        let dot = |weight: &[f64]| x.iter().zip(weight).map(|(x, w)| x * w).sum::<f64>();
-        wide(weight).chunks(x.len()).zip(wide(bias)).map(|(weight, bias)| f(dot(weight) + bias)).collect()
-    }
-
-    fn naive(trial: &Trial) -> Vec<f64> {
-        let Shape { c, .. } = trial.shapes[0];
-        let [w1, b1, w2, b2] = [0, 1, 2, 3].map(|i| &trial.parameters[i]);
-        let mut y = Vec::new();
-        for sample in trial.input(0).chunks(trial.shapes[0].sample()) {
-            let mut mean = vec![0.0; c];
-            sample.iter().enumerate().for_each(|(i, x)| mean[i % c] += x / (sample.len() / c) as f64);
-            let hidden = layer(&mean, [w1, b1], |x| x.max(0.0));
-            let gate = layer(&hidden, [w2, b2], |x| 1.0 / (1.0 + (-x).exp()));
-            y.extend(sample.iter().enumerate().map(|(i, x)| x * gate[i % c]));
-        }
-        y
-    }
 
     #[test]
     fn alone_and_with_what_follows() {
@@ -197,7 +206,7 @@ mod tests {
             for dims in [[1, 1, 1], [1, 14, 15], [3, 9, 20]] {
                 let shape = Shape::new(3, dims, c);
                 let trial = Trial::new(excite(hidden), &[shape]);
-                let y = naive(&trial);
+                let y = naive_excite(&trial.input(0), shape, &trial.parameters);
                 trial.check(&y);
                 let trial = trial.absorb(&*norm(), &[]);
                 let mut want = naive_norm(&y, &trial.parameters[4..]);

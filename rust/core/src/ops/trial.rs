@@ -307,6 +307,30 @@ pub(super) fn naive_norm(x: &[f64], parameters: &[Vec<f32>]) -> Vec<f64> {
     x.iter().enumerate().map(norm).collect()
 }
 
+/// Squeeze-and-excitation of maps of this shape, with the functions of [`excite`].
+pub(super) fn naive_excite(x: &[f64], shape: Shape, parameters: &[Vec<f32>]) -> Vec<f64> {
+    let layer = |x: &[f64], [weight, bias]: [&Vec<f32>; 2], f: &dyn Fn(f64) -> f64| -> Vec<f64> {
+        let dot = |weight: &[f64]| x.iter().zip(weight).map(|(x, w)| x * w).sum::<f64>();
+        wide(weight).chunks(x.len()).zip(wide(bias)).map(|(weight, bias)| f(dot(weight) + bias)).collect()
+    };
+    let [w1, b1, w2, b2] = [0, 1, 2, 3].map(|i| &parameters[i]);
+    let mut y = Vec::new();
+    for sample in x.chunks(shape.sample()) {
+        let mut mean = vec![0.0; shape.c];
+        sample.iter().enumerate().for_each(|(i, x)| mean[i % shape.c] += x / shape.spatial() as f64);
+        let hidden = layer(&mean, [w1, b1], &|x| x.max(0.0));
+        let gate = layer(&hidden, [w2, b2], &|x| 1.0 / (1.0 + (-x).exp()));
+        y.extend(sample.iter().enumerate().map(|(i, x)| x * gate[i % shape.c]));
+    }
+    y
+}
+
+/// The squeeze-and-excitation that [`naive_excite`] computes.
+pub(super) fn excite(hidden: usize) -> Box<dyn Op> {
+    let names = [("activation", text("relu")), ("gate", text("sigmoid"))];
+    op("squeeze_excite", &[names.as_slice(), &[("hidden", Value::Int(hidden as i64))]].concat())
+}
+
 /// The batch norm that [`naive_norm`] computes.
 pub(super) fn norm() -> Box<dyn Op> {
     op("batch_norm", &[("epsilon", Value::Float(1e-3)), ("momentum", Value::Float(0.9))])

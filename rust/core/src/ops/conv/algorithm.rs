@@ -8,7 +8,7 @@ use super::strided::{Split, Strided};
 use super::weights::{self, Weights};
 use super::winograd::{self, Variant, Winograd};
 use crate::ops::activation::Activation;
-use crate::ops::{Compile, Io, Step};
+use crate::ops::{Compile, Io, Packed, Step};
 use crate::parallel::Pool;
 
 /// A compiled convolution.
@@ -66,12 +66,18 @@ impl Layer<'_> {
                 None => Algorithm::Winograd(Box::new(self.winograd(context, variant, &[work.input.c]))),
             };
         }
+        Algorithm::Direct(Box::new(Direct::new(isa, work, self.pack(context), residual, activation)))
+    }
+
+    /// Weights and biases as the direct algorithm takes them.
+    pub(super) fn pack(&self, context: &mut Compile<'_>) -> [Packed; 2] {
+        let Self { name, work, weights, shift, .. } = *self;
+        let Compile { isa, pool, .. } = *context;
         let panels = direct::panels(isa, &work);
         let pack = |packed: &mut [f32]| weights.pack(panels, isa, packed, pool);
         let packed = context.packed(&format!("{name}panels"), work.groups * panels.len(), pack);
         let length = work.groups * panels.padded_columns();
-        let bias = context.packed(&format!("{name}bias"), length, |padded| weights::pad(shift, panels, padded));
-        Algorithm::Direct(Box::new(Direct::new(isa, work, [packed, bias], residual, activation)))
+        [packed, context.packed(&format!("{name}bias"), length, |padded| weights::pad(shift, panels, padded))]
     }
 
     /// Compiles it with Winograd's algorithm, for maps with as many channels as `sources` says, side by side.

@@ -27,6 +27,13 @@ pub(super) struct Block {
     pub(super) taps: Vec<Vec<Segment>>,
 }
 
+/// Factors and summands of what is there before the residual is added, laid out as the bias.
+#[derive(Clone, Copy)]
+pub(super) struct Scaling<'a> {
+    pub(super) factor: &'a [f32],
+    pub(super) shift: &'a [f32],
+}
+
 /// What is multiplied and where it goes.
 #[derive(Clone, Copy)]
 pub(super) struct Product<'a> {
@@ -42,6 +49,7 @@ pub(super) struct Product<'a> {
     pub(super) weights: &'a [f32],
     /// One per padded column, group after group.
     pub(super) bias: &'a [f32],
+    pub(super) scaling: Option<Scaling<'a>>,
     pub(super) out: *mut f32,
     /// Elements between neighbouring pixels of the output.
     pub(super) out_stride: usize,
@@ -180,6 +188,7 @@ impl Product<'_> {
         let panel = self.panels.panel(index % self.panels.count());
         let column = group * self.panels.columns + panel.column;
         let out = pixels.out + column;
+        let padded = group * self.panels.padded_columns() + panel.column;
         let a = pixels.a.map(|a| self.a.wrapping_offset(a + (group * self.group_channels) as isize));
         // SAFETY: the pixels lie in the output, so these offsets do.
         let tile = unsafe {
@@ -191,7 +200,11 @@ impl Product<'_> {
                 out: self.out.add(out),
                 out_stride: self.out_stride,
                 columns: panel.columns,
-                bias: self.bias.as_ptr().add(group * self.panels.padded_columns() + panel.column),
+                bias: self.bias.as_ptr().add(padded),
+                scaling: self.scaling.map_or(gemm::Scaling::NONE, |Scaling { factor, shift }| gemm::Scaling {
+                    factor: factor.as_ptr().add(padded),
+                    shift: shift.as_ptr().add(padded),
+                }),
                 residual: self.residual.map_or(std::ptr::null(), |residual| residual.as_ptr().add(out)),
                 relu: self.activation == Activation::Relu,
                 ahead,

@@ -7,7 +7,7 @@
 
 use std::ops::Range;
 
-use super::block::{self, Block, Pixels, Product};
+use super::block::{self, Block, Pixels, Product, Scaling};
 use super::blocking::{Blocking, Source, Work};
 use super::stage::Stage;
 use super::weights::{Weights, pad};
@@ -15,7 +15,7 @@ use crate::buffer::align_up;
 use crate::gemm::{GROUPS, Panels, Segment, group_sizes};
 use crate::ops::activation::Activation;
 use crate::ops::{Io, Packed, Step};
-use crate::parallel::Pool;
+use crate::parallel::{Pool, SharedMut};
 use crate::shape::Shape;
 use crate::simd::Isa;
 
@@ -212,6 +212,7 @@ impl Direct {
             panels: self.panels,
             weights: &self.weights,
             bias: &self.bias,
+            scaling: io.scaling.map(|scaling| scaling.of_sample(part.sample)),
             out: io.out.as_mut_ptr(),
             out_stride: grid.strides[3],
             residual: io.residual,
@@ -292,8 +293,17 @@ pub(super) fn panels(isa: Isa, work: &Work) -> Panels {
 /// The memory of a forward step as its tasks share it.
 struct Target<'a> {
     input: &'a [f32],
+    scaling: Option<Scaling<'a>>,
     residual: Option<&'a [f32]>,
-    out: crate::parallel::SharedMut<'a>,
+    out: SharedMut<'a>,
+}
+
+impl<'a> Scaling<'a> {
+    /// That of one sample, which has factors of its own.
+    fn of_sample(self, sample: usize) -> Self {
+        let length = self.shift.len();
+        Self { factor: &self.factor[sample * length..(sample + 1) * length], ..self }
+    }
 }
 
 impl Step for Direct {
@@ -309,10 +319,28 @@ impl Step for Direct {
     }
 
     fn forward(&self, io: Io<'_>) {
+        self.forward_scaled(io, None);
+    }
+
+    fn algorithm(&self) -> String {
+        let Blocking { source, planes, rows, panels, .. } = self.blocking;
+        format!("direct {source:?} {planes}x{rows} rows, {panels} panels").to_lowercase()
+    }
+
+    fn flops(&self) -> u64 {
+        self.work.flops()
+    }
+}
+
+impl Direct {
+    /// As [`Step::forward`], with another factor and summand of each output channel: factors are `(n, k)`, summands `(k)`, with
+    /// as many `k` as there are biases.
+    pub(super) fn forward_scaled(&self, io: Io<'_>, scaling: Option<Scaling<'_>>) {
         let target = Target {
             input: io.inputs[0],
+            scaling,
             residual: self.residual.then(|| io.inputs[1]),
-            out: crate::parallel::SharedMut::new(io.output),
+            out: SharedMut::new(io.output),
         };
         let tasks = self.parts().iter().product();
         match self.blocking.source {
@@ -333,15 +361,6 @@ impl Step for Direct {
                 io.pool.for_each(tasks, |task| self.run_shared(&self.part(task), copy, &target));
             }
         }
-    }
-
-    fn algorithm(&self) -> String {
-        let Blocking { source, planes, rows, panels, .. } = self.blocking;
-        format!("direct {source:?} {planes}x{rows} rows, {panels} panels").to_lowercase()
-    }
-
-    fn flops(&self) -> u64 {
-        self.work.flops()
     }
 }
 

@@ -7,6 +7,7 @@
 //! | file | for |
 //! |---|---|
 //! | `direct` | everything: a matrix product over windows of the activations |
+//! | `excited` | a pointwise one and the squeeze-and-excitation after it |
 //! | `grouped` | few channels per group: a vector spans several groups |
 //! | `transposed` | the transposed convolution, as direct convolutions |
 //! | `winograd` | kernels of 3 or 4 taps and stride 1, with fewer multiplications |
@@ -21,6 +22,7 @@ mod block;
 mod blocking;
 mod constant;
 mod direct;
+mod excited;
 mod grouped;
 mod maps;
 mod sequence;
@@ -41,6 +43,7 @@ use crate::window::Window;
 
 use algorithm::{Algorithm, Layer};
 use blocking::{Grid, Work};
+use excited::ExcitedConv;
 use weights::Weights;
 use winograd::Variant;
 
@@ -102,6 +105,9 @@ impl Op for Conv {
     }
 
     fn absorb(&self, next: &dyn Op, slot: usize) -> Option<Box<dyn Op>> {
+        if let Some(excited) = ExcitedConv::new(*self, next) {
+            return Some(Box::new(excited));
+        }
         let epilogue = self.absorb_epilogue(next, slot)?;
         Some(Box::new(Self { epilogue, ..*self }))
     }
@@ -139,9 +145,13 @@ impl Conv {
 
     /// The epilogue with `next`, if that is worth it.
     fn absorb_epilogue(&self, next: &dyn Op, slot: usize) -> Option<Epilogue> {
+        self.worth(self.epilogue.absorb(next, slot)?)
+    }
+
+    /// `epilogue`, if that is worth it.
+    fn worth(&self, epilogue: Epilogue) -> Option<Epilogue> {
         /// Fewer channels leave lanes of a costly function empty: a pass of its own over few elements is faster.
         const FEW: usize = 8;
-        let epilogue = self.epilogue.absorb(next, slot)?;
         (self.filters >= FEW || epilogue.activation.is_cheap()).then_some(epilogue)
     }
 

@@ -32,7 +32,7 @@ use tiles::{Gather, Scatter, Slots, Source, Tiling};
 use super::blocking::Work;
 use super::weights::{Weights, pad};
 use crate::buffer::{LINE, align_up};
-use crate::gemm::{self, Ahead, GROUPS, Next, Panels, Segment, Stages, Tile, group_sizes};
+use crate::gemm::{self, Ahead, GROUPS, Next, Panels, Scaling, Segment, Stages, Tile, group_sizes};
 use crate::ops::activation::Activation;
 use crate::ops::{Io, Packed, Step};
 use crate::parallel::{Pool, SharedMut};
@@ -311,6 +311,7 @@ impl Kernel for Multiply<'_> {
                         out_stride: m.row,
                         columns: width,
                         bias: ZEROS.as_ptr(),
+                        scaling: Scaling::NONE,
                         residual: std::ptr::null(),
                         relu: false,
                         ahead: Ahead { start: next.wrapping_add(tile * matrix.rows * step / 4), step },

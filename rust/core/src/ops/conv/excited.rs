@@ -1,0 +1,308 @@
+//! A pointwise convolution and the squeeze-and-excitation of its output, which is gone over once.
+//!
+//! The mean over all points commutes with what is linear and the same at every point: `mean(W x + b) = W mean(x) + b`. So the
+//! gates follow from the mean of the convolution's input, which in a bottleneck has a quarter of the channels, and are known
+//! before the convolution runs. It applies them, and what follows, in registers:
+//!
+//! `y = activation((W x + b) * (s[n][k] * scale[k]) + shift[k] + residual)`
+//!
+//! That reads the weights twice. Where they are more than the map, both operators run as they are, one after the other.
+
+use std::any::Any;
+
+use super::Conv;
+use super::algorithm::Layer;
+use super::block::Scaling;
+use super::blocking::{Grid, Work};
+use super::direct::{self, Direct};
+use super::weights::{self, Weights};
+use crate::buffer::align_up;
+use crate::ops::activation::Activation;
+use crate::ops::batch_norm::BatchNorm;
+use crate::ops::epilogue::Epilogue;
+use crate::ops::fold::{Slabs, Sum};
+use crate::ops::squeeze_excite::{Gates, SqueezeExcite};
+use crate::ops::{Compile, Io, Op, Signature, Step, TrainStep, Wants};
+use crate::shape::Shape;
+
+/// A convolution with a norm at most, and what follows it.
+#[derive(Clone, Copy, Debug)]
+pub struct ExcitedConv {
+    conv: Conv,
+    excite: SqueezeExcite,
+}
+
+impl ExcitedConv {
+    /// `next` after `conv`, if that is one and the convolution linear and pointwise.
+    pub(super) fn new(conv: Conv, next: &dyn Op) -> Option<Self> {
+        let next: &dyn Any = next;
+        let &excite = next.downcast_ref::<SqueezeExcite>()?;
+        let Conv { window, groups, epilogue, .. } = conv;
+        let is_linear = epilogue.activation == Activation::Linear && !epilogue.residual;
+        let is_pointwise = window.is_pointwise() && window.stride == [1; 3];
+        (groups == 1 && is_linear && is_pointwise).then_some(Self { conv, excite })
+    }
+
+    /// The output of the convolution, which is the other operator's input, and the residual, if there is one.
+    fn inner(&self, inputs: &[Shape]) -> Result<Vec<Shape>, String> {
+        let output = self.conv.infer(&inputs[..1])?;
+        Ok([&[output][..], &inputs[1..]].concat())
+    }
+
+    /// Parameters of the convolution and its norm: the first ones.
+    fn parameters(&self) -> usize {
+        let norm = if self.conv.epilogue.norm.is_some() { BatchNorm::PARAMETERS } else { 0 };
+        1 + usize::from(self.conv.bias) + norm
+    }
+}
+
+impl Op for ExcitedConv {
+    fn kind(&self) -> &'static str {
+        "conv"
+    }
+
+    fn signature(&self, channels: &[usize]) -> Result<Signature, String> {
+        self.conv.signature(channels)
+    }
+
+    fn infer(&self, inputs: &[Shape]) -> Result<Shape, String> {
+        self.excite.infer(&self.inner(inputs)?)
+    }
+
+    fn absorb(&self, next: &dyn Op, slot: usize) -> Option<Box<dyn Op>> {
+        let epilogue = self.conv.worth(self.excite.epilogue.absorb(next, slot)?)?;
+        Some(Box::new(Self { excite: SqueezeExcite { epilogue, ..self.excite }, ..*self }))
+    }
+
+    fn compile(&self, context: &mut Compile<'_>) -> Box<dyn Step> {
+        let Compile { inputs, output, parameters, .. } = *context;
+        let (own, rest) = parameters.split_at(self.parameters());
+        let inner = [&[output][..], &inputs[1..]].concat();
+        // Elements of the output that are not read or written again, against weights that are.
+        if 2 * output.spatial() >= inputs[0].c {
+            let mut part = context.part(&inner, output, rest);
+            let (gates, shift) = Gates::new(self.excite, &mut part);
+            let mut part = context.part(&inputs[..1], output, own);
+            return Box::new(Excited::new(self, &mut part, gates, &shift));
+        }
+        let conv = self.conv.compile(&mut context.part(&inputs[..1], output, own));
+        let excite = self.excite.compile(&mut context.part(&inner, output, rest));
+        Box::new(Apart { conv, excite, output })
+    }
+
+    fn compile_for_training(&self, _: &mut Compile<'_>, _: Wants<'_>) -> Box<dyn TrainStep> {
+        unreachable!("what only inference absorbs is not trained")
+    }
+}
+
+/// The gates first.
+struct Excited {
+    /// Of all points.
+    conv: Direct,
+    /// The same of the mean.
+    mean: Direct,
+    input: Shape,
+    slabs: Slabs,
+    gates: Gates,
+    /// Summands, padded as the biases.
+    shift: Vec<f32>,
+    filters: usize,
+}
+
+impl Excited {
+    /// With what the convolution is compiled from.
+    fn new(op: &ExcitedConv, context: &mut Compile<'_>, gates: Gates, shift: &[f32]) -> Self {
+        let ExcitedConv { conv, excite: SqueezeExcite { epilogue: Epilogue { residual, activation, .. }, .. } } = *op;
+        let Compile { isa, threads, inputs, output, .. } = *context;
+        let (scale, summand) = conv.scale_shift(context);
+        let values = conv.epilogue.own_parameters(context.parameters)[0];
+        // Each sample, which has gates of its own, as one long row; their means together as another.
+        let work = |n: usize, points: usize| {
+            let [input, output] = [inputs[0].c, output.c].map(|c| Shape::new(n, [1, 1, points], c));
+            let grid = Grid::dense(output);
+            Work { window: conv.window, input, output, grid, groups: 1, tile: isa.tile(), threads }
+        };
+        let (each, means) = (work(output.n, output.spatial()), work(1, output.n));
+        let weights = Weights::new(values, Some(&scale), 1, inputs[0].c, 1);
+        let layer = Layer { name: "", work: each, weights, shift: &summand, residual, activation };
+        let packed = layer.pack(context);
+        let panels = direct::panels(isa, &each);
+        let mut padded = vec![0.0; panels.padded_columns()];
+        weights::pad(shift, panels, &mut padded);
+        Self {
+            mean: Direct::new(isa, means, packed.clone(), false, Activation::Linear),
+            conv: Direct::new(isa, each, packed, residual, activation),
+            input: inputs[0],
+            slabs: Slabs::new(isa, inputs[0]),
+            gates,
+            shift: padded,
+            filters: output.c,
+        }
+    }
+
+    /// Scratch memory: slabs; mean of the input; that of the output, later the gates; hidden; factors.
+    fn pieces(&self) -> [usize; 5] {
+        let Shape { n, c, .. } = self.input;
+        [self.slabs.scratch(), n * c, n * self.filters, self.gates.hidden(), n * self.shift.len()].map(align_up)
+    }
+}
+
+impl Step for Excited {
+    fn scratch(&self) -> usize {
+        self.pieces().iter().sum()
+    }
+
+    fn forward(&self, io: Io<'_>) {
+        let Io { inputs, output, mut scratch, pool } = io;
+        let Shape { n, c, .. } = self.input;
+        let [slabs, mean, gates, hidden, factor] = self.pieces().map(|length| {
+            let (piece, rest) = std::mem::take(&mut scratch).split_at_mut(length);
+            scratch = rest;
+            piece
+        });
+        let (mean, gates) = (&mut mean[..n * c], &mut gates[..n * self.filters]);
+        let (hidden, factor) = (&mut hidden[..self.gates.hidden()], &mut factor[..n * self.shift.len()]);
+
+        self.slabs.fold::<Sum>(inputs[0], mean, slabs, pool, 1.0 / self.input.spatial() as f32);
+        // Windows of one point are read in place: no scratch memory.
+        self.mean.forward(Io { inputs: &[mean], output: &mut *gates, scratch: &mut [], pool });
+        self.gates.run(gates, hidden, factor.chunks_exact_mut(self.shift.len()), pool);
+        let scaling = Scaling { factor, shift: &self.shift };
+        self.conv.forward_scaled(Io { inputs, output, scratch: &mut [], pool }, Some(scaling));
+    }
+
+    fn algorithm(&self) -> String {
+        format!("gates, {}", self.conv.algorithm())
+    }
+
+    fn flops(&self) -> u64 {
+        self.conv.flops().saturating_add(self.gates.flops())
+    }
+}
+
+/// One after the other.
+struct Apart {
+    conv: Box<dyn Step>,
+    excite: Box<dyn Step>,
+    output: Shape,
+}
+
+impl Apart {
+    /// Elements of the output of the convolution.
+    fn between(&self) -> usize {
+        align_up(self.output.len())
+    }
+}
+
+impl Step for Apart {
+    fn scratch(&self) -> usize {
+        self.between() + self.conv.scratch().max(self.excite.scratch())
+    }
+
+    fn forward(&self, io: Io<'_>) {
+        let Io { inputs, output, scratch, pool } = io;
+        let (between, scratch) = scratch.split_at_mut(self.between());
+        let between = &mut between[..self.output.len()];
+        let conv = &mut scratch[..self.conv.scratch()];
+        self.conv.forward(Io { inputs: &inputs[..1], output: &mut *between, scratch: conv, pool });
+        let maps: Vec<&[f32]> = [&*between].into_iter().chain(inputs[1..].iter().copied()).collect();
+        let excite = &mut scratch[..self.excite.scratch()];
+        self.excite.forward(Io { inputs: &maps, output, scratch: excite, pool });
+    }
+
+    fn algorithm(&self) -> String {
+        format!("{}; {}", self.conv.algorithm(), self.excite.algorithm())
+    }
+
+    fn flops(&self) -> u64 {
+        self.conv.flops().saturating_add(self.excite.flops())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::Value;
+    use crate::ops::trial::{Trial, excite, naive_excite, naive_norm, norm, op, pairs, text, triple};
+
+    fn conv(filters: usize, bias: bool, groups: usize, stride: usize) -> Box<dyn Op> {
+        let attributes = [
+            ("filters", Value::Int(filters as i64)),
+            ("groups", Value::Int(groups as i64)),
+            ("kernel", triple([1; 3])),
+            ("stride", triple([stride; 3])),
+            ("dilation", triple([1; 3])),
+            ("padding", pairs([[0; 2]; 3])),
+            ("bias", Value::Bool(bias)),
+        ];
+        op("conv", &attributes)
+    }
+
+    fn naive_conv(trial: &Trial, bias: bool) -> Vec<f64> {
+        let (x, weight, c) = (trial.input(0), trial.parameter(0), trial.shapes[0].c);
+        let dot = |x: &[f64], weight: &[f64]| x.iter().zip(weight).map(|(x, w)| x * w).sum::<f64>();
+        let bias = if bias { trial.parameter(1) } else { vec![0.0; weight.len() / c] };
+        x.chunks(c).flat_map(|x| weight.chunks(c).zip(&bias).map(move |(weight, bias)| dot(x, weight) + bias)).collect()
+    }
+
+    /// Every combination of norms before and after, with as many points as are worth gates first, and with fewer.
+    #[test]
+    fn with_all_that_may_follow() {
+        for (c, k, hidden) in [(1, 1, 1), (3, 17, 2), (16, 64, 4), (70, 33, 5), (33, 300, 20)] {
+            for dims in [[1, 1, 1], [1, 3, 3], [1, 14, 15], [3, 4, 5]] {
+                for (bias, before, after) in [(false, true, false), (true, false, true), (true, true, true)] {
+                    let shape = Shape::new(3, dims, c);
+                    let mut trial = Trial::new(conv(k, bias, 1, 1), &[shape]);
+                    let mut want = naive_conv(&trial, bias);
+                    let add_norm = |trial: Trial, want: &mut Vec<f64>| {
+                        let first = trial.parameters.len();
+                        let trial = trial.absorb(&*norm(), &[]);
+                        *want = naive_norm(want, &trial.parameters[first..]);
+                        trial
+                    };
+                    if before {
+                        trial = add_norm(trial, &mut want);
+                    }
+                    let first = trial.parameters.len();
+                    trial = trial.absorb(&*excite(hidden), &[]);
+                    want = naive_excite(&want, shape.with_channels(k), &trial.parameters[first..]);
+                    trial.check(&want);
+                    if after {
+                        trial = add_norm(trial, &mut want);
+                    }
+                    trial = trial.absorb(&*op("add", &[]), &[shape.with_channels(k)]);
+                    want.iter_mut().zip(trial.input(1)).for_each(|(y, residual)| *y += residual);
+                    trial.check(&want);
+                    let trial = trial.absorb(&*op("activation", &[("function", text("relu"))]), &[]);
+                    trial.check(&want.iter().map(|y| y.max(0.0)).collect::<Vec<_>>());
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_sample_does_not_depend_on_the_others() {
+        for dims in [[1, 2, 2], [1, 13, 11]] {
+            let (shape, k) = (Shape::new(4, dims, 40), 50);
+            let all = Trial::new(conv(k, false, 1, 1), &[shape]).absorb(&*excite(6), &[]);
+            for isa in crate::simd::Isa::available() {
+                let y = all.run(isa, 2);
+                for (sample, y) in y.chunks(shape.spatial() * k).enumerate() {
+                    let mut one = all.clone();
+                    one.shapes[0].n = 1;
+                    one.inputs[0] = all.inputs[0][sample * shape.sample()..(sample + 1) * shape.sample()].to_vec();
+                    assert!(one.run(isa, 1) == y, "sample {sample} on {}", isa.name());
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn gates_that_come_later_are_not_absorbed() {
+        let relu = op("activation", &[("function", text("relu"))]);
+        assert!(conv(8, true, 1, 1).absorb(&*excite(2), 0).is_some());
+        for conv in [conv(8, true, 2, 1), conv(8, true, 1, 2), conv(8, true, 1, 1).absorb(&*relu, 0).unwrap()] {
+            assert!(conv.absorb(&*excite(2), 0).is_none());
+        }
+    }
+}
