@@ -82,7 +82,12 @@ fn noise(length: usize, seed: u64) -> Vec<f32> {
 }
 
 fn network() -> Network {
-    let network = Network::new(rows()).unwrap();
+    filled(rows())
+}
+
+/// A network of these nodes with random parameters.
+fn filled(rows: Vec<Row>) -> Network {
+    let network = Network::new(rows).unwrap();
     for (seed, entry) in network.parameters().iter().enumerate() {
         let shift = if entry.name.ends_with("running_var") { 2.0 } else { 0.0 };
         let values: Vec<f32> = noise(entry.shape.iter().product(), seed as u64 + 1).iter().map(|v| v + shift).collect();
@@ -233,6 +238,37 @@ fn a_run_can_be_stopped_before_it_allocates_and_between_steps() {
     assert_eq!(result, network.run(Isa::best(), &[(shape, &x)], &[LAST]).unwrap());
     let profile = network.profile(Isa::best(), &[(shape, &x)], &[LAST], 1, &mut Unwatched).unwrap();
     assert!(profile.len() > 2);
+}
+
+#[test]
+fn an_output_takes_the_place_of_a_residual_that_nothing_reads_after_it() {
+    let shape = Shape::new(2, [1, 30, 30], 5);
+    let x = noise(shape.len(), 3);
+    // One kernel for the direct algorithm, one for Winograd's.
+    for kernel in [1, 3] {
+        // The arena that a first run needs, and its last result.
+        let run = |outputs: &[usize]| {
+            let network = filled(vec![
+                node("input", "input", &[], &[("channels", Value::Int(5))]),
+                conv("first", 0, 64, 1, 1),
+                conv("narrow", 1, 8, 1, 1),
+                conv("wide", 2, 64, kernel, 1),
+                node("add", "add", &[3, 1], &[]),
+                relu("relu", 4),
+                conv("last", 5, 1, 1, 1),
+            ]);
+            let mut limits = Limits { bytes: usize::MAX, steps: usize::MAX, asked: Vec::new() };
+            let mut results = network.run_watched(Isa::best(), &[(shape, &x)], outputs, &mut limits).unwrap();
+            let lengths: usize = results.iter().map(|(shape, _)| shape.len()).sum();
+            (limits.asked[0] / 4 - lengths, results.pop())
+        };
+        let (shared, result) = run(&[6]);
+        // What the caller asks for keeps its place.
+        let (apart, same) = run(&[1, 6]);
+        let map = shape.with_channels(64).len();
+        assert!(apart >= shared + map, "kernel {kernel}: {apart} elements against {shared} with maps of {map}");
+        assert_eq!(result, same);
+    }
 }
 
 #[test]

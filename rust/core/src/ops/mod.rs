@@ -249,6 +249,12 @@ pub trait Step: Send + Sync {
         0
     }
 
+    /// The input whose memory the output may take, if there is one: each of its elements is read before that of the output is
+    /// written, and by the same task. Where the output does, that input is empty, and its elements are in the output.
+    fn in_place(&self) -> Option<usize> {
+        None
+    }
+
     /// Computes the output. Every element of the output is written; its content before is undefined.
     fn forward(&self, io: Io<'_>);
 
@@ -271,6 +277,30 @@ pub struct Io<'a> {
     pub scratch: &'a mut [f32],
     /// The threads.
     pub pool: &'a Pool,
+}
+
+/// What is added to an output.
+#[derive(Clone, Copy)]
+pub(crate) enum Residual<'a> {
+    /// Elsewhere, laid out as the output.
+    Apart(&'a [f32]),
+    /// What the output holds before it is written.
+    Output,
+}
+
+impl<'a> Residual<'a> {
+    /// An input that [`Step::in_place`] may have named.
+    pub(crate) fn new(input: &'a [f32]) -> Self {
+        if input.is_empty() { Self::Output } else { Self::Apart(input) }
+    }
+
+    /// Where its first element is, if `output` is where that of the output is.
+    pub(crate) fn start(self, output: *const f32) -> *const f32 {
+        match self {
+            Self::Apart(values) => values.as_ptr(),
+            Self::Output => output,
+        }
+    }
 }
 
 /// Fails unless there are `expected` inputs.

@@ -121,6 +121,10 @@ impl Step for Algorithm {
         self.step().scratch()
     }
 
+    fn in_place(&self) -> Option<usize> {
+        self.step().in_place()
+    }
+
     fn forward(&self, io: Io<'_>) {
         self.step().forward(io);
     }

@@ -53,13 +53,13 @@ pub(super) struct Product<'a> {
     pub(super) out: *mut f32,
     /// Elements between neighbouring pixels of the output.
     pub(super) out_stride: usize,
-    /// Laid out as the output.
-    pub(super) residual: Option<&'a [f32]>,
+    /// The first element of what is added, laid out as the output; it may be the output.
+    pub(super) residual: Option<*const f32>,
     pub(super) activation: Activation,
     /// Whether the pixels are the outer loop, not the panels.
     pub(super) pixels_outside: bool,
-    /// The reduction is cut into pieces no longer than this.
-    pub(super) reduction: usize,
+    /// Into how many pieces the reduction is cut; one where the residual is the output.
+    pub(super) pieces: usize,
 }
 
 /// Computes the panels `range`, counted through all groups, of every pixel of `block`.
@@ -84,7 +84,7 @@ impl Kernel for Run<'_> {
     fn run<S: Simd>(self, s: S) {
         let Run { product, block, range } = self;
         let rows = product.panels.rows;
-        let pieces = if product.pixels_outside { 1 } else { rows.div_ceil(product.reduction) };
+        let pieces = product.pieces;
         let piece = rows.div_ceil(pieces);
         let cut = |index: usize| {
             let range = index * piece..(index + 1) * piece;
@@ -166,9 +166,9 @@ impl Product<'_> {
     }
 
     /// The residual of `pixels` for panel `index`.
-    fn next(&self, residual: &[f32], pixels: Option<&Pixels>, index: usize) -> Next {
-        let Some(pixels) = pixels else { return Next::none(residual.as_ptr()) };
-        let start = residual.as_ptr().wrapping_add(pixels.out + self.column(index));
+    fn next(&self, residual: *const f32, pixels: Option<&Pixels>, index: usize) -> Next {
+        let Some(pixels) = pixels else { return Next::none(residual) };
+        let start = residual.wrapping_add(pixels.out + self.column(index));
         Next { start, last: start.wrapping_add((pixels.count - 1) * self.out_stride) }
     }
 
@@ -205,7 +205,7 @@ impl Product<'_> {
                     factor: factor.as_ptr().add(padded),
                     shift: shift.as_ptr().add(padded),
                 }),
-                residual: self.residual.map_or(std::ptr::null(), |residual| residual.as_ptr().add(out)),
+                residual: self.residual.map_or(std::ptr::null(), |residual| residual.add(out)),
                 relu: self.activation == Activation::Relu,
                 ahead,
                 next,

@@ -114,6 +114,13 @@ impl Blocking {
     }
 }
 
+impl Blocking {
+    /// Into how many pieces a reduction of `rows` is cut: each but the last leaves its sums in the output.
+    pub(super) fn pieces(&self, rows: usize) -> usize {
+        if self.pixels_outside { 1 } else { rows.div_ceil(self.reduction) }
+    }
+}
+
 impl Work {
     /// Multiplications and additions, those with padding included.
     pub(super) fn flops(&self) -> u64 {

@@ -14,7 +14,7 @@ use super::weights::{Weights, pad};
 use crate::buffer::align_up;
 use crate::gemm::{GROUPS, Panels, Segment, group_sizes};
 use crate::ops::activation::Activation;
-use crate::ops::{Io, Packed, Step};
+use crate::ops::{Io, Packed, Residual, Step};
 use crate::parallel::{Pool, SharedMut};
 use crate::shape::Shape;
 use crate::simd::Isa;
@@ -215,10 +215,10 @@ impl Direct {
             scaling: io.scaling.map(|scaling| scaling.of_sample(part.sample)),
             out: io.out.as_mut_ptr(),
             out_stride: grid.strides[3],
-            residual: io.residual,
+            residual: io.residual.map(|residual| residual.start(io.out.as_mut_ptr())),
             activation: self.activation,
             pixels_outside: self.blocking.pixels_outside,
-            reduction: self.blocking.reduction,
+            pieces: self.blocking.pieces(self.panels.rows),
         };
         // SAFETY: by this function's contract.
         unsafe { block::run(self.isa, &product, block, part.panels.clone()) };
@@ -294,7 +294,7 @@ pub(super) fn panels(isa: Isa, work: &Work) -> Panels {
 struct Target<'a> {
     input: &'a [f32],
     scaling: Option<Scaling<'a>>,
-    residual: Option<&'a [f32]>,
+    residual: Option<Residual<'a>>,
     out: SharedMut<'a>,
 }
 
@@ -318,6 +318,10 @@ impl Step for Direct {
         }
     }
 
+    fn in_place(&self) -> Option<usize> {
+        (self.residual && self.blocking.pieces(self.panels.rows) == 1).then_some(1)
+    }
+
     fn forward(&self, io: Io<'_>) {
         self.forward_scaled(io, None);
     }
@@ -339,7 +343,7 @@ impl Direct {
         let target = Target {
             input: io.inputs[0],
             scaling,
-            residual: self.residual.then(|| io.inputs[1]),
+            residual: self.residual.then(|| Residual::new(io.inputs[1])),
             out: SharedMut::new(io.output),
         };
         let tasks = self.parts().iter().product();

@@ -152,6 +152,10 @@ impl Step for Excited {
         self.pieces().iter().sum()
     }
 
+    fn in_place(&self) -> Option<usize> {
+        self.conv.in_place()
+    }
+
     fn forward(&self, io: Io<'_>) {
         let Io { inputs, output, mut scratch, pool } = io;
         let Shape { n, c, .. } = self.input;

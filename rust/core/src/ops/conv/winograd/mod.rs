@@ -34,7 +34,7 @@ use super::weights::{Weights, pad};
 use crate::buffer::{LINE, align_up};
 use crate::gemm::{self, Ahead, GROUPS, Next, Panels, Scaling, Segment, Stages, Tile, group_sizes};
 use crate::ops::activation::Activation;
-use crate::ops::{Io, Packed, Step};
+use crate::ops::{Io, Packed, Residual, Step};
 use crate::parallel::{Pool, SharedMut};
 use crate::simd::{Isa, Kernel, Simd, dispatch, outlined};
 
@@ -198,7 +198,7 @@ impl Winograd {
             m,
             workspace,
             bias,
-            residual: io.residual,
+            residual: io.residual.map(|residual| residual.start(io.y.as_mut_ptr())),
             activation: *activation,
             y: io.y.as_mut_ptr(),
         }
@@ -261,7 +261,7 @@ impl Winograd {
 /// The memory of a forward step as its tasks share it.
 struct Target<'a> {
     sources: Vec<Source<'a>>,
-    residual: Option<&'a [f32]>,
+    residual: Option<Residual<'a>>,
     y: SharedMut<'a>,
 }
 
@@ -359,10 +359,14 @@ impl Step for Winograd {
         if self.shared { v + m + threads * workspace } else { threads * (v + m + workspace) }
     }
 
+    fn in_place(&self) -> Option<usize> {
+        self.residual.then_some(self.sources.len())
+    }
+
     fn forward(&self, io: Io<'_>) {
         let maps = io.inputs.iter().zip(&self.sources).zip(self.firsts());
         let sources: Vec<Source<'_>> = maps.map(|((&x, &channels), first)| Source { x, channels, first }).collect();
-        let residual = self.residual.then(|| io.inputs[sources.len()]);
+        let residual = self.residual.then(|| Residual::new(io.inputs[sources.len()]));
         let target = Target { sources, residual, y: SharedMut::new(io.output) };
         let scratch = &mut io.scratch[..self.scratch()];
         if self.shared {

@@ -229,7 +229,8 @@ pub(super) struct Scatter<'a> {
     pub(super) workspace: *mut f32,
     /// Whole vectors.
     pub(super) bias: &'a [f32],
-    pub(super) residual: Option<&'a [f32]>,
+    /// The first element of what is added, laid out as the output; it may be the output.
+    pub(super) residual: Option<*const f32>,
     pub(super) activation: Activation,
     /// All of the output: each tile has its part.
     pub(super) y: *mut f32,
@@ -330,7 +331,7 @@ impl Scatter<'_> {
                 // SAFETY: as above.
                 unsafe {
                     if let Some(residual) = self.residual {
-                        y = s.add(y, load(s, residual.as_ptr().add(at + i * pitch), tail));
+                        y = s.add(y, load(s, residual.add(at + i * pitch), tail));
                     }
                     store(s, self.y.add(at + i * pitch), self.activation.apply_cheap(s, y), tail);
                 }
