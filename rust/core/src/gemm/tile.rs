@@ -60,9 +60,11 @@ pub(crate) struct Ahead {
 impl Ahead {
     /// As much as the widest panel has in four steps.
     pub(crate) const MOST: usize = Self::WIDE * LINE;
-    /// Lines that are asked for, in tiles of all sizes and in the largest one, where that is alone with a panel. Each costs
-    /// time, and deciding about each inside the tile would make its sums spill.
+    /// Lines that are asked for: in tiles of all sizes; in the largest one where `step` is a line at most, as it is where many
+    /// tiles share a panel; and in that one where it is alone with a panel. Each costs time, and deciding about each inside
+    /// the tile would make its sums spill.
     const LINES: usize = 4;
+    const NARROW: usize = 1;
     const WIDE: usize = 8;
 }
 
@@ -71,13 +73,6 @@ impl Ahead {
 pub(crate) struct Next {
     pub(crate) start: *const f32,
     pub(crate) last: *const f32,
-}
-
-impl Next {
-    /// Nothing but what is cached anyway.
-    pub(crate) fn none(cached: *const f32) -> Self {
-        Self { start: cached, last: cached }
-    }
 }
 
 /// A factor and a summand for each column of the panel, applied to what the sums are before the residual is added; or null.
@@ -116,7 +111,7 @@ pub(crate) struct Tile<'a> {
     /// What will be needed soon, prefetched while the tile is computed.
     pub(crate) ahead: Ahead,
     /// Its rows follow every `out_stride`.
-    pub(crate) next: Next,
+    pub(crate) next: Option<Next>,
     pub(crate) stages: Stages,
 }
 
@@ -144,17 +139,29 @@ impl Kernel for SizedTile<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         let Self { tile, rows, vectors } = self;
+        let Ahead { step, .. } = tile.ahead;
         macro_rules! choose {
             ($($m:literal)*) => {
                 match (rows, vectors) {
                     // SAFETY: as below.
-                    (14, 2) if S::TILE_ROWS == 14 && tile.ahead.step > Ahead::LINES * LINE => unsafe {
-                        compute::<S, 14, 2, { Ahead::WIDE }>(s, tile)
+                    (14, 2) if S::TILE_ROWS == 14 => unsafe {
+                        match (step > Ahead::LINES * LINE, step > Ahead::NARROW * LINE, tile.next.is_some()) {
+                            (true, _, false) => compute::<S, 14, 2, { Ahead::WIDE }, false>(s, tile),
+                            (true, _, true) => compute::<S, 14, 2, { Ahead::WIDE }, true>(s, tile),
+                            (_, true, false) => compute::<S, 14, 2, { Ahead::LINES }, false>(s, tile),
+                            (_, true, true) => compute::<S, 14, 2, { Ahead::LINES }, true>(s, tile),
+                            (.., false) => compute::<S, 14, 2, { Ahead::NARROW }, false>(s, tile),
+                            (.., true) => compute::<S, 14, 2, { Ahead::NARROW }, true>(s, tile),
+                        }
                     },
                     // SAFETY: the contract of `run` is that of `compute` for these numbers.
-                    $(($m, 1) if $m <= S::TILE_ROWS => unsafe { compute::<S, $m, 1, { Ahead::LINES }>(s, tile) },)*
+                    $(($m, 1) if $m <= S::TILE_ROWS => unsafe {
+                        compute::<S, $m, 1, { Ahead::LINES }, true>(s, tile)
+                    },)*
                     // SAFETY: as above.
-                    $(($m, 2) if $m <= S::TILE_ROWS && S::TILE_VECTORS >= 2 => unsafe { compute::<S, $m, 2, { Ahead::LINES }>(s, tile) },)*
+                    $(($m, 2) if $m <= S::TILE_ROWS && S::TILE_VECTORS >= 2 => unsafe {
+                        compute::<S, $m, 2, { Ahead::LINES }, true>(s, tile)
+                    },)*
                     _ => unreachable!("tile of {rows} rows and {vectors} vectors"),
                 }
             };
@@ -166,7 +173,10 @@ impl Kernel for SizedTile<'_> {
 /// # Safety
 /// See [`run`].
 #[inline(always)]
-unsafe fn compute<S: Simd, const M: usize, const N: usize, const LINES: usize>(s: S, tile: &Tile<'_>) {
+unsafe fn compute<S: Simd, const M: usize, const N: usize, const LINES: usize, const NEXT: bool>(
+    s: S,
+    tile: &Tile<'_>,
+) {
     let lanes = S::LANES;
     let last = s.first(tile.columns - (N - 1) * lanes);
     let full = tile.columns == N * lanes;
@@ -187,7 +197,8 @@ unsafe fn compute<S: Simd, const M: usize, const N: usize, const LINES: usize>(s
     });
     let stride = tile.row_stride;
     let Ahead { start: mut ahead, step: ahead_step } = tile.ahead;
-    let Next { start: mut next, last: next_last } = tile.next;
+    let nothing = Next { start: ahead, last: ahead };
+    let Next { start: mut next, last: next_last } = tile.next.unwrap_or(nothing);
     for segment in tile.segments {
         // SAFETY: as above.
         unsafe {
@@ -220,10 +231,12 @@ unsafe fn compute<S: Simd, const M: usize, const N: usize, const LINES: usize>(s
                     s.prefetch(ahead.wrapping_add(line * LINE));
                 }
                 ahead = ahead.wrapping_add(ahead_step);
-                for v in 0..N {
-                    s.prefetch(next.wrapping_add(v * lanes));
+                if NEXT {
+                    for v in 0..N {
+                        s.prefetch(next.wrapping_add(v * lanes));
+                    }
+                    next = next.wrapping_add(tile.out_stride).min(next_last);
                 }
-                next = next.wrapping_add(tile.out_stride).min(next_last);
                 left -= 4;
             }
             while left > 0 {

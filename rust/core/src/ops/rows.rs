@@ -1,6 +1,6 @@
 //! Rows of activations times a packed matrix: the inner part of products between activations.
 
-use crate::gemm::{self, Ahead, Next, Panels, Scaling, Segment, Stages, Tile, group_sizes};
+use crate::gemm::{self, Ahead, Panels, Scaling, Segment, Stages, Tile, group_sizes};
 use crate::simd::{Isa, Kernel, Simd, dispatch};
 
 /// `out[i][j] = Σ_r a[i][r] * b[r][j]` for the columns of one packed panel, or that added to what is in `out`.
@@ -59,7 +59,7 @@ impl Kernel for Rows<'_> {
                 residual: std::ptr::null(),
                 relu: false,
                 ahead: Ahead { start: self.b.as_ptr(), step: 0 },
-                next: Next::none(self.b.as_ptr()),
+                next: None,
                 stages: Stages { resume: self.start.is_none(), suspend: true },
             };
             // SAFETY: the contract of the function `run`, which alone makes this kernel.

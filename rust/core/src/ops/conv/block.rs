@@ -140,7 +140,7 @@ impl Kernel for Run<'_> {
                         };
                         product.next(residual, block.pixels.get(tile), range.start + panel)
                     }
-                    _ => Next::none(ahead.start),
+                    _ => None,
                 };
                 let segments = &taps[index][pixels.taps];
                 // SAFETY: the contract of the function `run`, which alone makes this kernel.
@@ -166,10 +166,10 @@ impl Product<'_> {
     }
 
     /// The residual of `pixels` for panel `index`.
-    fn next(&self, residual: *const f32, pixels: Option<&Pixels>, index: usize) -> Next {
-        let Some(pixels) = pixels else { return Next::none(residual) };
+    fn next(&self, residual: *const f32, pixels: Option<&Pixels>, index: usize) -> Option<Next> {
+        let pixels = pixels?;
         let start = residual.wrapping_add(pixels.out + self.column(index));
-        Next { start, last: start.wrapping_add((pixels.count - 1) * self.out_stride) }
+        Some(Next { start, last: start.wrapping_add((pixels.count - 1) * self.out_stride) })
     }
 
     /// # Safety
@@ -182,7 +182,7 @@ impl Product<'_> {
         segments: &[Segment],
         index: usize,
         stages: Stages,
-        (ahead, next): (Ahead, Next),
+        (ahead, next): (Ahead, Option<Next>),
     ) {
         let group = index / self.panels.count();
         let panel = self.panels.panel(index % self.panels.count());

@@ -32,7 +32,7 @@ use tiles::{Gather, Scatter, Slots, Source, Tiling};
 use super::blocking::Work;
 use super::weights::{Weights, pad};
 use crate::buffer::{LINE, align_up};
-use crate::gemm::{self, Ahead, GROUPS, Next, Panels, Scaling, Segment, Stages, Tile, group_sizes};
+use crate::gemm::{self, Ahead, GROUPS, Panels, Scaling, Segment, Stages, Tile, group_sizes};
 use crate::ops::activation::Activation;
 use crate::ops::{Io, Packed, Residual, Step};
 use crate::parallel::{Pool, SharedMut};
@@ -315,7 +315,7 @@ impl Kernel for Multiply<'_> {
                         residual: std::ptr::null(),
                         relu: false,
                         ahead: Ahead { start: next.wrapping_add(tile * matrix.rows * step / 4), step },
-                        next: Next::none(b.as_ptr()),
+                        next: None,
                         stages: Stages { resume: false, suspend: false },
                     };
                     // SAFETY: V and M have `rows` rows in every slot, of whole vectors; the panel is one of the
