@@ -1,9 +1,9 @@
-//! Grouped convolution with few channels per group, as many in as out: 4 and 8 in ResNeXt, 1 in depthwise layers.
+//! Grouped convolution with few channels per group, as many in as out: 4, 8 and 16 in ResNeXt, 1 in depthwise layers.
 //!
 //! A vector of output channels covers several groups. Each of its lanes needs the channels of its own group, so for
 //! each channel `i` of a group the input vector is permuted such that every lane holds channel `i` of its group; one
 //! multiply-add then serves all groups of the vector. Where neighbouring outputs share inputs (three taps, stride 1),
-//! a permuted vector is used for all three.
+//! a permuted vector is used for all three. So is there a channel of a group that is a whole vector, broadcast from memory.
 //!
 //! Channels of different vectors have nothing to do with each other: a task takes a few blocks of `LANES` channels and
 //! copies them to a padded image in which the pixels of a block are neighbours.
@@ -18,6 +18,7 @@ use crate::ops::activation::Activation;
 use crate::ops::{Io, Packed, Step};
 use crate::parallel::{Pool, SharedMut};
 use crate::simd::{Isa, Kernel, Simd, dispatch, for_rows, opaque};
+use crate::window::Window;
 
 /// Bytes of a padded image that should stay cached.
 const CACHED: usize = 384 << 10;
@@ -38,11 +39,18 @@ pub(super) struct Grouped {
     rows: usize,
 }
 
-/// Whether this algorithm can compute `work`.
+/// Whether this algorithm can compute `work`, and in less time than others: a group that is a whole vector needs no
+/// permutation, and gains by inputs that are shared alone.
 pub(super) fn supports(isa: Isa, work: &Work) -> bool {
     let (c, k) = (work.input.c / work.groups, work.output.c / work.groups);
     let lanes = isa.lanes();
-    c == k && c < lanes && lanes.is_multiple_of(c) && work.output.c.is_multiple_of(lanes)
+    let few = c < lanes || c == lanes && is_sliding(&work.window);
+    c == k && few && lanes.is_multiple_of(c) && work.output.c.is_multiple_of(lanes)
+}
+
+/// Whether neighbouring outputs of a row share all but one of their inputs, in a way that there is a kernel for.
+fn is_sliding(window: &Window) -> bool {
+    window.kernel[2] == 3 && window.stride[2] == 1 && window.dilation[2] == 1
 }
 
 /// Packs weights for kernels of that width.
@@ -204,7 +212,8 @@ impl Kernel for Rows<'_> {
                 macro_rules! choose {
                     ($($m:literal)*) => {
                         match end - first {
-                            $($m if $m <= tile::<S>() => pixels.compute::<S, $m>(s),)*
+                            $($m if $m <= tile::<S>() && channels == S::LANES => pixels.compute::<S, $m, true>(s),)*
+                            $($m if $m <= tile::<S>() => pixels.compute::<S, $m, false>(s),)*
                             count => unreachable!("{count} pixels"),
                         }
                     };
@@ -237,12 +246,13 @@ struct Pixels<'a, I> {
 }
 
 impl<I: Copy> Pixels<'_, I> {
+    /// `WHOLE`: a vector is one group, and each channel is broadcast from memory.
     #[inline(always)]
-    fn compute<S: Simd<I = I>, const M: usize>(&self, s: S) {
+    fn compute<S: Simd<I = I>, const M: usize, const WHOLE: bool>(&self, s: S) {
         let Rows { grouped, stage, image, weights, bias, .. } = *self.rows;
         let Work { window, output, .. } = grouped.work;
         let width = window.kernel[2];
-        let sliding = width == 3 && window.stride[2] == 1 && window.dilation[2] == 1;
+        let sliding = WHOLE || is_sliding(&window);
         let (step, apart) = (window.stride[2] * S::LANES, window.dilation[2] * S::LANES);
         let block = self.block;
         // SAFETY: a block has LANES biases.
@@ -260,12 +270,13 @@ impl<I: Copy> Pixels<'_, I> {
                 unsafe {
                     let x = image.as_ptr().add(start);
                     let mut w = weights.as_ptr().add(tap);
-                    for &lanes in self.lanes {
-                        let x = opaque(x);
+                    for (channel, &lanes) in self.lanes.iter().enumerate() {
+                        let x = opaque(if WHOLE { x.add(channel) } else { x });
                         if sliding {
                             let w3: [S::V; 3] = std::array::from_fn(|kw| s.load(w.add(kw * S::LANES)));
                             for_rows!(M + 2, i, {
-                                let v = s.permute(s.load(x.add(i * S::LANES)), lanes);
+                                let x = x.add(i * S::LANES);
+                                let v = if WHOLE { s.splat(*x) } else { s.permute(s.load(x), lanes) };
                                 // Output o sees input o first, then o + 1, o + 2, whichever tile it is in.
                                 for kw in 0..3 {
                                     let o = i.wrapping_sub(kw);
