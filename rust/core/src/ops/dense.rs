@@ -201,6 +201,12 @@ impl Block<'_> {
         let mut acc = [[simd.splat(0.0); UNITS]; ROWS];
         let vectors = c / S::LANES;
         for vector in 0..vectors {
+            if ROWS == 1 {
+                // One row makes little of its weights: those of the next tile are on their way meanwhile.
+                for weight in weight {
+                    simd.prefetch(weight.wrapping_add(UNITS * c + vector * S::LANES));
+                }
+            }
             // SAFETY: the vector is inside the `c` elements of each pointer.
             unsafe { multiply(simd, &mut acc, x, weight, vector * S::LANES, None) };
         }
