@@ -232,6 +232,34 @@ fn running_statistics_move_towards_those_of_the_batch() {
 }
 
 #[test]
+fn a_later_input_is_not_overwritten_and_neither_is_its_gradient() {
+    let rows = [
+        node("a", "input", &[], &[("channels", Value::Int(5))]),
+        conv("conv1", 0, 8),
+        tanh("tanh1", 1),
+        conv("conv2", 2, 8),
+        tanh("tanh2", 3),
+        node("b", "input", &[], &[("channels", Value::Int(8))]),
+        node("add", "add", &[5, 4], &[]),
+    ];
+    let network = Network::new(rows).unwrap();
+    let shape = Shape { c: 8, ..INPUT };
+    let (a, b, d_y) = (noise(INPUT.len(), 1), noise(shape.len(), 2), noise(shape.len(), 3));
+    for entry in network.parameters() {
+        network.set(&entry.name, &entry.shape, &noise(entry.shape.iter().product(), 4)).unwrap();
+    }
+    let trainable = vec![true; network.parameters().len()];
+    let (isa, outputs) = (Isa::best(), &[6]);
+    let training = Training { isa, outputs, trainable: &trainable, input_gradients: true, seed: 0 };
+    let inputs = [(INPUT, a.as_slice()), (shape, b.as_slice())];
+    let y = network.train_forward(&inputs, &training).unwrap();
+    let want = network.run(isa, &inputs, outputs).unwrap();
+    assert!(y[0].1.iter().zip(&want[0].1).all(|(y, want)| (y - want).abs() < 1e-5));
+    let gradients = network.train_backward(&[(shape, &d_y)]).unwrap();
+    assert_eq!(gradients[1].1, d_y);
+}
+
+#[test]
 fn steps_at_the_wrong_time_or_of_the_wrong_shape_are_refused() {
     let trial = Trial::new();
     let (shape, values) = &trial.d_outputs[0];

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::network::{Network, State, Tensor};
 use super::training_exec::Tape;
-use super::training_plan::{TrainingKey, TrainingPlan};
+use super::training_plan::{TrainingKey, TrainingNode, TrainingPlan};
 use crate::buffer::Buffer;
 use crate::error::{Error, Result};
 use crate::optim::Optimizer;
@@ -91,8 +91,8 @@ impl Network {
             trainer.arena = Buffer::default();
             trainer.arena = plan.allocate()?;
         }
-        let mut results: Vec<Tensor> =
-            plan.outputs.iter().map(|(_, shape, _)| (*shape, vec![0.0; shape.len()])).collect();
+        let shapes = plan.outputs.iter().map(|port| plan.nodes[port.node].shape);
+        let mut results: Vec<Tensor> = shapes.map(|shape| (shape, vec![0.0; shape.len()])).collect();
         let mut slices: Vec<&mut [f32]> = results.iter_mut().map(|(_, values)| values.as_mut_slice()).collect();
         let values: Vec<&[f32]> = inputs.iter().map(|(_, values)| *values).collect();
         trainer.seed = training.seed;
@@ -119,10 +119,11 @@ impl Network {
             let message = format!("expected {} gradients, got {}", plan.outputs.len(), d_outputs.len());
             return Err(Error::Shape { node: "output".into(), message });
         }
-        for ((node, shape, _), (got, values)) in plan.outputs.iter().zip(d_outputs) {
+        for (port, (got, values)) in plan.outputs.iter().zip(d_outputs) {
+            let TrainingNode { shape, name, .. } = &plan.nodes[port.node];
             if shape != got || values.len() != shape.len() {
                 let message = format!("expected the gradient of shape {shape}, got {got}");
-                return Err(Error::Shape { node: plan.nodes[*node].name.clone(), message });
+                return Err(Error::Shape { node: name.clone(), message });
             }
         }
         if trainer.gradients.len() != params.len() {
