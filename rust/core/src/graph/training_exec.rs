@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::memory::carve;
-use super::training_plan::{Direction, Port, StepBackward, StepForward, TrainingPlan};
+use super::training_plan::{Action, Direction, Port, StepBackward, StepForward, TrainingPlan};
 use crate::ops::{Backward, Forward, Gradient, Io};
 use crate::parallel::{Pool, run_with};
 use crate::params::Params;
@@ -36,7 +36,7 @@ impl TrainingPlan {
         }
         run_with(self.key.threads, |pool| {
             for step in &self.forward {
-                self.step_forward(step, &mut tape, params, pool);
+                self.step_forward(step, false, &mut tape, params, pool);
             }
         });
         for (port, output) in self.outputs.iter().zip(outputs) {
@@ -44,7 +44,7 @@ impl TrainingPlan {
         }
     }
 
-    fn step_forward(&self, step: &StepForward, tape: &mut Tape<'_>, params: &Params, pool: &Pool) {
+    fn step_forward(&self, step: &StepForward, again: bool, tape: &mut Tape<'_>, params: &Params, pool: &Pool) {
         let node = &self.nodes[step.node];
         let read: Vec<_> = step.inputs.iter().map(|&input| &self.places[input]).collect();
         let written = [&self.places[step.output], &node.saved, &self.places[step.scratch]];
@@ -56,7 +56,8 @@ impl TrainingPlan {
             Direction::Both(both) => {
                 let parameters: Vec<&[f32]> = node.parameters.iter().map(|&row| params.value(row)).collect();
                 let (parameters, seed) = (parameters.as_slice(), split(tape.seed, step.node as u64));
-                both.forward(Forward { parameters, inputs: &inputs, output, saved, scratch, seed, pool });
+                let io = Forward { parameters, inputs: &inputs, output, saved, scratch, seed, pool };
+                if again { both.forward_again(io) } else { both.forward(io) }
             }
         }
     }
@@ -76,8 +77,11 @@ impl TrainingPlan {
     pub(super) fn backward(&self, mut tape: Tape<'_>, params: &Params, gradients: &mut [f32], d_outputs: &[&[f32]]) {
         self.turn(tape.arena, d_outputs);
         run_with(self.key.threads, |pool| {
-            for step in &self.backward {
-                self.step_backward(step, &mut tape, params, gradients, pool);
+            for action in &self.backward {
+                match action {
+                    Action::Again(step) => self.step_forward(step, true, &mut tape, params, pool),
+                    Action::Backward(step) => self.step_backward(step, &mut tape, params, gradients, pool),
+                }
             }
         });
     }

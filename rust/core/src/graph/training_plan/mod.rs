@@ -1,9 +1,11 @@
 //! A network planned for training: both directions of every step that a gradient passes, and a place for everything that
 //! one of them needs.
 //!
-//! [`compile`] makes the steps, [`timeline`] puts them in order and says when what is needed.
+//! [`compile`] makes the steps, [`timeline`] puts them in order and says when what is needed, [`recompute`] chooses what is
+//! computed again rather than kept.
 
 mod compile;
+mod recompute;
 mod timeline;
 
 use std::ops::Range;
@@ -11,7 +13,7 @@ use std::ops::Range;
 use compile::Compiled;
 pub(super) use compile::Direction;
 use timeline::Timeline;
-pub(super) use timeline::{Port, StepBackward, StepForward};
+pub(super) use timeline::{Action, Port, StepBackward, StepForward};
 
 use super::memory::place;
 use super::spec::Graph;
@@ -34,6 +36,8 @@ pub(super) struct TrainingKey {
     pub(super) trainable: Vec<bool>,
     /// Whether the gradients of the inputs are wanted.
     pub(super) input_gradients: bool,
+    /// Whether values may be computed again.
+    pub(super) recompute: bool,
 }
 
 /// A node that is compiled.
@@ -53,7 +57,7 @@ pub(super) struct TrainingPlan {
     pub(super) key: TrainingKey,
     pub(super) nodes: Vec<TrainingNode>,
     pub(super) forward: Vec<StepForward>,
-    pub(super) backward: Vec<StepBackward>,
+    pub(super) backward: Vec<Action>,
     pub(super) inputs: Vec<Port>,
     pub(super) outputs: Vec<Port>,
     /// Where in the arena the demands of the steps are met.
@@ -64,7 +68,8 @@ pub(super) struct TrainingPlan {
 impl TrainingPlan {
     pub(super) fn new(graph: &Graph, params: &Params, key: TrainingKey) -> Result<Self> {
         let network = Compiled::new(graph, params, &key)?;
-        let Timeline { forward, backward, inputs, outputs, saved, demands } = Timeline::new(&network);
+        let dropped = if key.recompute { recompute::choose(&network) } else { vec![false; network.nodes.len()] };
+        let Timeline { forward, backward, inputs, outputs, saved, demands } = Timeline::new(&network, &dropped);
         let (places, arena) = place(&demands);
         let Compiled { nodes, shapes, directions, .. } = network;
         let nodes = nodes.into_iter().zip(directions).zip(shapes.into_iter().zip(saved));
