@@ -69,8 +69,8 @@ class Trainable(Differentiable):
             learning_rate_factors: names or patterns as in `freeze` -> factor of the learning rate; of several that fit
                 a parameter the last counts.
             accumulate: batches whose gradients make one step.
-            recompute: keep less of each batch for the way back, and compute it again there: the same bits with about
-                half of the memory, in 5 to 35 % more time.
+            recompute: keep less of each batch for the way back, and compute it again there: the same bits with less
+                memory, in more time.
             seed: of the order of the data and of dropout.
 
         Raises:
