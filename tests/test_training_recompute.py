@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from training_nets import classifier, samples, weights_equal
 
 import resnet_rs as rr
 from resnet_rs import _core
 from resnet_rs.cli.recipe import Recipe
 from resnet_rs.errors import ArgumentError, MemoryLimitError
-from training_nets import classifier, samples, weights_equal
 
 
 def trans_unet() -> rr.Model:
