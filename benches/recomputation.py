@@ -51,7 +51,7 @@ def arena(model: rr.Model, shape: tuple[int, ...], *, recompute: bool) -> float:
 
 def target_of(model: rr.Model, batch: int, rng: np.random.Generator) -> NDArray[Any]:
     if model.graph.rank + 2 == len(model.output_shape):
-        return (rng.random((batch, *model.output_shape[1:])) < 0.5).astype(np.float32)
+        return (rng.random((batch, *(size or 1 for size in model.output_shape[1:]))) < 0.5).astype(np.float32)
     return rng.integers(0, model.output_channels(), batch)
 
 
