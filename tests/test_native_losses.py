@@ -139,7 +139,7 @@ def definition(form: str, name: str, y: Floats, t: Floats, m: Floats, o: dict[st
 
 
 def differences(loss: Any, y: Floats) -> tuple[Floats, Floats]:
-    """Of steps to the left and to the right; they differ where the loss has a kink, as where two points are as large."""
+    """Of steps to the left and to the right, which differ where the loss has a kink, as where two points are equal."""
     left, right, here = np.empty(y.size), np.empty(y.size), loss(y)
     for i in range(y.size):
         step = np.zeros(y.size)
