@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -138,14 +138,15 @@ def definition(form: str, name: str, y: Floats, t: Floats, m: Floats, o: dict[st
     return float(values.mean()), values
 
 
-def differences(loss: Any, y: Floats) -> Floats:
-    slopes = np.empty(y.size)
+def differences(loss: Any, y: Floats) -> tuple[Floats, Floats]:
+    """Of steps to the left and to the right, which differ where the loss has a kink, as where two points are equal."""
+    left, right, here = np.empty(y.size), np.empty(y.size), loss(y)
     for i in range(y.size):
         step = np.zeros(y.size)
         step[i] = 1e-5
         step = step.reshape(y.shape)
-        slopes[i] = (loss(y + step) - loss(y - step)) / 2e-5
-    return slopes.reshape(y.shape)
+        left[i], right[i] = (here - loss(y - step)) / 1e-5, (loss(y + step) - here) / 1e-5
+    return left.reshape(y.shape), right.reshape(y.shape)
 
 
 @st.composite
@@ -202,8 +203,11 @@ def test_losses_are_what_they_are_defined_as(case: Any, isa: str) -> None:
     want, want_values = definition(form, name, exact, t, m, o)
     assert loss == pytest.approx(want, rel=2e-5, abs=2e-6)
     np.testing.assert_allclose(values, want_values, rtol=1e-4, atol=1e-5)
-    slopes = differences(lambda y: definition(form, name, y, t, m, o)[0], exact)
+    left, right = differences(lambda y: definition(form, name, y, t, m, o)[0], exact)
+    slopes = (left + right) / 2
     scale = np.abs(slopes).max() + 1e-6
+    # A skeleton has no gradient where minima or maxima are nearly as large as others.
+    assume(name != "cldice" or np.abs(left - right).max() < 1e-3 * scale)
     np.testing.assert_allclose(d_y / scale, slopes / scale, atol=2e-3)
     assert np.all(d_y[m == 0] == 0)
 

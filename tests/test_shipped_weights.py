@@ -18,8 +18,8 @@ from resnet_rs.errors import ArgumentError
 from resnet_rs.models.shipped import SHIPPED, shipped_file
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
-# Those of this version are right for 91.19 %; He et al. 2015, table 6, have 91.25 %.
-LEAST = 0.911
+# He et al. 2015, table 6.
+PUBLISHED = 0.9125
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +37,7 @@ def model(file: Path) -> rr.Model:
 def test_file_says_what_it_is(file: Path) -> None:
     assert file.stat().st_size < 700_000
     metadata = rr.weights.read_metadata(file)
-    assert LEAST <= float(metadata["accuracy"]) < 1
+    assert PUBLISHED <= float(metadata["accuracy"]) < 1
     assert metadata["command"].startswith("examples/train_cifar10.py --model resnet20 ")
     # What was done, not where: a path of somebody's machine means nothing to anybody else.
     assert "/" not in metadata["command"].removeprefix("examples/")
@@ -134,7 +134,7 @@ def test_accuracy_is_what_the_file_says(
 ) -> None:
     x, labels = cifar10
     right = int((model.predict(x, batch_size=250).argmax(axis=1) == labels).sum())
-    assert right >= LEAST * len(labels)
+    assert right >= PUBLISHED * len(labels)
     # Another machine may round a score at the border to the other side.
     assert abs(right - float(rr.weights.read_metadata(file)["accuracy"]) * len(labels)) <= 3
 

@@ -114,9 +114,9 @@ def test_photographs_are_skipped_where_there_are_none(tmp_path: Path) -> None:
 
 
 def test_cifar10_writes_what_the_package_ships(tmp_path: Path) -> None:
-    """One epoch of noise; then, from the finished training, a file for the package: the training's own once more."""
+    """Two epochs of noise; then, from the finished training, a file for the package: the training's own once more."""
     data, output = cifar_pictures(tmp_path / "data"), tmp_path / "output"
-    arguments = ["--data", data, "--output", output, "--epochs", "1", "--seed", "3", "--threads", "2"]
+    arguments = ["--data", data, "--output", output, "--epochs", "2", "--small", "1", "--seed", "3", "--threads", "2"]
     done = run("train_cifar10", *arguments)
     assert done.returncode == 0, done.stderr
     path = tmp_path / "package" / "shipped.safetensors"
@@ -127,8 +127,8 @@ def test_cifar10_writes_what_the_package_ships(tmp_path: Path) -> None:
     model, metadata = rr.load(path), rr.weights.read_metadata(path)
     assert model.classes[3] == "cat"
     assert model.preprocessing is not None and model.preprocessing.resize == 1
-    assert metadata["epochs"] == "1" and metadata["seed"] == "3"
-    assert metadata["command"].startswith("examples/train_cifar10.py --model resnet20 --epochs 1 ")
+    assert metadata["epochs"] == "2" and metadata["seed"] == "3"
+    assert metadata["command"].startswith("examples/train_cifar10.py --model resnet20 --epochs 2 ")
     assert str(tmp_path) not in metadata["command"] and "--resume" not in metadata["command"]
     # The moving average, by which the training was tested, and not the weights that it averages.
     trained = rr.load(output / "checkpoint.safetensors").state_dict()

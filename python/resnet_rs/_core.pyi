@@ -58,8 +58,12 @@ class Network:
         trainable: Sequence[bool],
         seed: int,
         input_gradients: bool = False,
+        recompute: bool = False,
     ) -> list[NDArray[np.float32]]:
-        """The values of the nodes `outputs` in training mode; keeps what `train_backward` needs."""
+        """The values of the nodes `outputs` in training mode.
+
+        Keeps what `train_backward` needs; with `recompute` less of it, which that computes again.
+        """
     def train_backward(self, d_outputs: Sequence[NDArray[np.float32]]) -> list[NDArray[np.float32]]:
         """Adds to the gradients of the parameters; those of the inputs, if `train_forward` was asked for them."""
     def gradient(self, name: str) -> NDArray[np.float32]:
@@ -71,7 +75,13 @@ class Network:
     def swap_average(self, optimizer: Optimizer) -> None:
         """Exchanges the trained parameters with their moving averages."""
     def training_bytes(
-        self, input_shape: _Shape, outputs: Sequence[int], *, trainable: Sequence[bool], input_gradients: bool = False
+        self,
+        input_shape: _Shape,
+        outputs: Sequence[int],
+        *,
+        trainable: Sequence[bool],
+        input_gradients: bool = False,
+        recompute: bool = False,
     ) -> int:
         """Bytes of activations, their gradients and scratch memory of a training step, found by planning it."""
     def profile(self, inputs: Sequence[NDArray[np.float32]], outputs: Sequence[int], repeats: int) -> list[_Step]:

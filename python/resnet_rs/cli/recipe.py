@@ -57,6 +57,7 @@ KEYS = {
         "learning_rate_factors",
         "class_weight",
         "accumulate",
+        "recompute",
         "seed",
         "patience",
         "workers",
@@ -273,6 +274,7 @@ class Recipe:
             ],
             learning_rate_factors=training.get("learning_rate_factors"),
             accumulate=training.get("accumulate", 1),
+            recompute=training.get("recompute", False),
             seed=training.get("seed", 0),
         )
 

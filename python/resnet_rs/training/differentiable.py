@@ -148,6 +148,7 @@ class Differentiable(Parameters):
         *,
         seed: int = 0,
         input_gradient: bool = False,
+        recompute: bool = False,
     ) -> NDArray[np.float32]:
         """Compute the output for a batch, all at once; with `training` so that `backward` can follow.
 
@@ -157,6 +158,7 @@ class Differentiable(Parameters):
                 keep what `backward` needs.
             seed: of the dropouts.
             input_gradient: `backward` is to return the gradient with respect to `x`.
+            recompute: keep less, and let `backward` compute it again: the same bits with less memory, in more time.
 
         Raises:
             as `predict`.
@@ -175,7 +177,9 @@ class Differentiable(Parameters):
             [y] = self._network.run([array], [node])
         else:
             seed = check_int("seed", seed, 0, 2**64 - 1)
-            y = self.train_forward(array, shape, node, seed, input_gradient)
+            input_gradient = check_bool("input_gradient", input_gradient)
+            recompute = check_bool("recompute", recompute)
+            y = self.train_forward(array, shape, node, seed, input_gradient=input_gradient, recompute=recompute)
             self._tape = (node, y.shape)
         return self._format.from_last_array(self.trimmed(y, node))
 
@@ -247,19 +251,23 @@ class Differentiable(Parameters):
         shape: tuple[int, ...],
         node: int,
         seed: int,
+        *,
         input_gradient: bool = False,
+        recompute: bool = False,
     ) -> NDArray[np.float32]:
         """Run the engine forward in training mode, if there is memory for it; returns (n, d, h, w, c)."""
         n, d, h, w, c = shape
         flags = self.trainable_flags()
-        key = (shape, node, tuple(flags), input_gradient)
+        key = (shape, node, tuple(flags), input_gradient, recompute)
         if key not in self._affordable:
             needed = self._network.training_bytes(
-                (n, d, h, w, c), [node], trainable=flags, input_gradients=input_gradient
+                (n, d, h, w, c), [node], trainable=flags, input_gradients=input_gradient, recompute=recompute
             )
             require_memory(needed + self._missing_bytes(), f"{self.name}: training on a batch of {n}")
             self._affordable = {*self._affordable, key}
         self._initialise()
         self._tape = None
-        [y] = self._network.train_forward([array], [node], trainable=flags, seed=seed, input_gradients=input_gradient)
+        [y] = self._network.train_forward(
+            [array], [node], trainable=flags, seed=seed, input_gradients=input_gradient, recompute=recompute
+        )
         return y

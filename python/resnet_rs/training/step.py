@@ -43,10 +43,11 @@ class Compiled:
         metrics: Sequence[Metric],
         factors: Mapping[str, float],
         accumulate: int,
+        recompute: bool,
         seed: int,
     ) -> None:
         self.model, self.optimizer, self.loss, self.metrics = model, optimizer, loss, list(metrics)
-        self.factors, self.accumulate, self.seed = dict(factors), accumulate, seed
+        self.factors, self.accumulate, self.recompute, self.seed = dict(factors), accumulate, recompute, seed
         self.output = find_output(model, loss)
         for metric in self.metrics:
             if metric.from_logits is None:
@@ -126,7 +127,8 @@ class Compiled:
         self.use_average(False)
         if first:
             network.zero_gradients()
-        y = model.train_forward(array, shape, self.output.node, step_seed(self.seed, self.batches))
+        seed = step_seed(self.seed, self.batches)
+        y = model.train_forward(array, shape, self.output.node, seed, recompute=self.recompute)
         value, d_y = self.loss_of(batch, y, class_weight)
         if share != 1:
             d_y *= np.float32(share)

@@ -55,6 +55,7 @@ class Trainable(Differentiable):
         *,
         learning_rate_factors: Mapping[str, float] | None = None,
         accumulate: int = 1,
+        recompute: bool = False,
         seed: int = 0,
         **unknown: Any,
     ) -> None:
@@ -68,6 +69,8 @@ class Trainable(Differentiable):
             learning_rate_factors: names or patterns as in `freeze` -> factor of the learning rate; of several that fit
                 a parameter the last counts.
             accumulate: batches whose gradients make one step.
+            recompute: keep less of each batch for the way back, and compute it again there: the same bits with less
+                memory, in more time.
             seed: of the order of the data and of dropout.
 
         Raises:
@@ -100,6 +103,7 @@ class Trainable(Differentiable):
             made,
             factors,
             check_int("accumulate", accumulate, 1, 2**31),
+            check_bool("recompute", recompute),
             check_int("seed", seed, 0, 2**63 - 1),
         )
 

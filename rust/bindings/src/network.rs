@@ -96,20 +96,22 @@ impl Network {
     }
 
     /// The values of the nodes `outputs` in training mode. Keeps what `train_backward` needs.
-    #[pyo3(signature = (inputs, outputs, *, trainable, seed, input_gradients = false))]
+    #[pyo3(signature = (inputs, outputs, *, trainable, seed, input_gradients = false, recompute = false))]
     fn train_forward<'py>(
-        &self,
-        py: Python<'py>,
+        slf: &Bound<'py, Self>,
         inputs: Vec<Bound<'py, PyAny>>,
         outputs: Vec<usize>,
         trainable: Vec<bool>,
         seed: u64,
         input_gradients: bool,
+        recompute: bool,
     ) -> PyResult<Bound<'py, PyList>> {
+        let (py, network) = (slf.py(), &slf.get().inner);
         let arrays = borrow(&inputs)?;
         let inputs = with_shapes(py, &arrays)?;
-        let training = Training { isa: isa(), outputs: &outputs, trainable: &trainable, input_gradients, seed };
-        let results = without_gil(py, || self.inner.train_forward(&inputs, &training))?;
+        let (outputs, trainable) = (outputs.as_slice(), trainable.as_slice());
+        let training = Training { isa: isa(), outputs, trainable, input_gradients, recompute, seed };
+        let results = without_gil(py, || network.train_forward(&inputs, &training))?;
         to_list(py, results)
     }
 
@@ -146,7 +148,7 @@ impl Network {
     }
 
     /// Bytes of activations, gradients of activations and scratch memory of a training step, found by planning it.
-    #[pyo3(signature = (input_shape, outputs, *, trainable, input_gradients = false))]
+    #[pyo3(signature = (input_shape, outputs, *, trainable, input_gradients = false, recompute = false))]
     fn training_bytes(
         &self,
         py: Python<'_>,
@@ -154,8 +156,10 @@ impl Network {
         outputs: Vec<usize>,
         trainable: Vec<bool>,
         input_gradients: bool,
+        recompute: bool,
     ) -> PyResult<usize> {
-        let training = Training { isa: isa(), outputs: &outputs, trainable: &trainable, input_gradients, seed: 0 };
+        let (outputs, trainable) = (outputs.as_slice(), trainable.as_slice());
+        let training = Training { isa: isa(), outputs, trainable, input_gradients, recompute, seed: 0 };
         without_gil(py, || self.inner.training_bytes(&[to_shape(input_shape)], &training))
     }
 

@@ -1,4 +1,5 @@
-//! Training whole networks through the public interface: gradients, frozen parameters, accumulation, threads, misuse.
+//! Training whole networks through the public interface: gradients, frozen parameters, accumulation, threads, recomputation,
+//! misuse.
 
 use std::collections::BTreeMap;
 
@@ -75,6 +76,7 @@ struct Trial {
     x: Vec<f32>,
     d_outputs: [(Shape, Vec<f32>); 2],
     trainable: Vec<bool>,
+    recompute: bool,
 }
 
 impl Trial {
@@ -93,12 +95,12 @@ impl Trial {
         let shapes = [4, 8].map(|c| Shape { c, ..INPUT });
         let d_outputs = shapes.map(|shape| (shape, noise(shape.len(), 70 + shape.c as u64)));
         let trainable = entries.iter().map(resnet_core::params::Entry::trainable).collect();
-        Self { network, x: noise(INPUT.len(), 60), d_outputs, trainable }
+        Self { network, x: noise(INPUT.len(), 60), d_outputs, trainable, recompute: false }
     }
 
     fn training(&self) -> Training<'_> {
-        let (isa, outputs, trainable) = (Isa::best(), &OUTPUTS, &self.trainable);
-        Training { isa, outputs, trainable, input_gradients: true, seed: 5 }
+        let (isa, outputs, trainable, recompute) = (Isa::best(), &OUTPUTS, &self.trainable, self.recompute);
+        Training { isa, outputs, trainable, input_gradients: true, recompute, seed: 5 }
     }
 
     fn forward(&self) -> Vec<(Shape, Vec<f32>)> {
@@ -177,6 +179,25 @@ fn bits_do_not_depend_on_threads() {
 }
 
 #[test]
+fn recomputation_needs_less_memory_and_changes_no_bit() {
+    let results = [(false, 1), (true, 1), (true, 2), (true, 3)].map(|(recompute, threads)| {
+        parallel::set_threads(Some(threads));
+        let trial = Trial { recompute, ..Trial::new() };
+        // Statistics move in each step, once.
+        let outputs = [(); 3].map(|()| (trial.forward(), trial.backward()));
+        let statistics = ["bn1", "bn2"].map(|norm| trial.network.get(&format!("{norm}.running_var")).unwrap());
+        let bytes = trial.network.training_bytes(&[INPUT], &trial.training()).unwrap();
+        (bytes, (outputs, trial.gradients(), statistics))
+    });
+    parallel::set_threads(None);
+    let (bytes, want) = &results[0];
+    for (less, result) in &results[1..] {
+        assert!(less < bytes, "{less} of {bytes}");
+        assert!(result == want);
+    }
+}
+
+#[test]
 fn gradients_add_up_until_they_are_cleared() {
     let trial = Trial::new();
     trial.forward();
@@ -232,6 +253,36 @@ fn running_statistics_move_towards_those_of_the_batch() {
 }
 
 #[test]
+fn a_later_input_is_not_overwritten_and_neither_is_its_gradient() {
+    let rows = [
+        node("a", "input", &[], &[("channels", Value::Int(5))]),
+        conv("conv1", 0, 8),
+        tanh("tanh1", 1),
+        conv("conv2", 2, 8),
+        tanh("tanh2", 3),
+        node("b", "input", &[], &[("channels", Value::Int(8))]),
+        node("add", "add", &[5, 4], &[]),
+    ];
+    let network = Network::new(rows).unwrap();
+    let shape = Shape { c: 8, ..INPUT };
+    let (a, b, d_y) = (noise(INPUT.len(), 1), noise(shape.len(), 2), noise(shape.len(), 3));
+    for entry in network.parameters() {
+        network.set(&entry.name, &entry.shape, &noise(entry.shape.iter().product(), 4)).unwrap();
+    }
+    let trainable = vec![true; network.parameters().len()];
+    let (isa, outputs) = (Isa::best(), &[6]);
+    let inputs = [(INPUT, a.as_slice()), (shape, b.as_slice())];
+    let want = network.run(isa, &inputs, outputs).unwrap();
+    for recompute in [false, true] {
+        let training = Training { isa, outputs, trainable: &trainable, input_gradients: true, recompute, seed: 0 };
+        let y = network.train_forward(&inputs, &training).unwrap();
+        assert!(y[0].1.iter().zip(&want[0].1).all(|(y, want)| (y - want).abs() < 1e-5));
+        let gradients = network.train_backward(&[(shape, &d_y)]).unwrap();
+        assert_eq!(gradients[1].1, d_y);
+    }
+}
+
+#[test]
 fn steps_at_the_wrong_time_or_of_the_wrong_shape_are_refused() {
     let trial = Trial::new();
     let (shape, values) = &trial.d_outputs[0];
@@ -243,5 +294,9 @@ fn steps_at_the_wrong_time_or_of_the_wrong_shape_are_refused() {
     trial.backward();
     let d_outputs = trial.d_outputs.each_ref().map(|(shape, values)| (*shape, values.as_slice()));
     assert!(matches!(backward(&d_outputs), Err(Error::State { .. })), "each step forward has one step backward");
+    trial.forward();
+    let (shape, weight) = trial.network.get("bn1.weight").unwrap();
+    trial.network.set("bn1.weight", &shape, &weight).unwrap();
+    assert!(matches!(backward(&d_outputs), Err(Error::State { .. })), "what is computed again has other parameters");
     assert!(trial.network.training_bytes(&[INPUT], &trial.training()).unwrap() > INPUT.len() * 4);
 }

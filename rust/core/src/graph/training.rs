@@ -1,10 +1,10 @@
-//! Training a network: forward with everything kept, backward, and the gradients in between.
+//! Training a network: forward with what the way back needs kept, backward, and the gradients in between.
 
 use std::ops::Range;
 
 use super::network::{Network, State, Tensor};
 use super::training_exec::Tape;
-use super::training_plan::{TrainingKey, TrainingPlan};
+use super::training_plan::{TrainingKey, TrainingNode, TrainingPlan};
 use crate::buffer::Buffer;
 use crate::error::{Error, Result};
 use crate::optim::Optimizer;
@@ -26,6 +26,9 @@ pub struct Training<'a> {
     pub trainable: &'a [bool],
     /// Whether gradients of the inputs are wanted.
     pub input_gradients: bool,
+    /// Whether to keep fewer values for the step backward and to compute the others again: the same bits with less memory,
+    /// in more time.
+    pub recompute: bool,
     /// Of the random numbers of this step.
     pub seed: u64,
 }
@@ -44,6 +47,7 @@ impl Training<'_> {
             precision: *precision,
             trainable: trainable.collect(),
             input_gradients: self.input_gradients,
+            recompute: self.recompute,
         }
     }
 }
@@ -76,7 +80,10 @@ impl Network {
         let key = training.key(&state, inputs.iter().map(|(shape, _)| *shape).collect());
         let State { params, trainer, .. } = &mut *state;
         trainer.ready = false;
-        let known = trainer.plan.take().filter(|plan| plan.key == key && trainer.edition == params.edition());
+        let before = trainer.plan.take();
+        // A larger arena that is there will do for a smaller batch, but not for a plan that was made to need less memory.
+        let lend = before.as_ref().is_some_and(|plan| plan.key.recompute == key.recompute);
+        let known = before.filter(|plan| plan.key == key && trainer.edition == params.edition());
         let fresh = known.is_none();
         let mut plan = match known {
             Some(plan) => plan,
@@ -86,13 +93,13 @@ impl Network {
             plan.repack(params);
         }
         (trainer.edition, trainer.stale) = (params.edition(), false);
-        if trainer.arena.len() < plan.arena {
+        if trainer.arena.len() < plan.arena || !lend {
             // The old one goes first: both at once may be too much.
             trainer.arena = Buffer::default();
             trainer.arena = plan.allocate()?;
         }
-        let mut results: Vec<Tensor> =
-            plan.outputs.iter().map(|(_, shape, _)| (*shape, vec![0.0; shape.len()])).collect();
+        let shapes = plan.outputs.iter().map(|port| plan.nodes[port.node].shape);
+        let mut results: Vec<Tensor> = shapes.map(|shape| (shape, vec![0.0; shape.len()])).collect();
         let mut slices: Vec<&mut [f32]> = results.iter_mut().map(|(_, values)| values.as_mut_slice()).collect();
         let values: Vec<&[f32]> = inputs.iter().map(|(_, values)| *values).collect();
         trainer.seed = training.seed;
@@ -108,21 +115,27 @@ impl Network {
     /// the inputs if they were wanted.
     ///
     /// # Errors
-    /// [`Error::State`] if there was none, [`Error::Shape`] if a gradient has not the shape of its output.
+    /// [`Error::State`] if there was none or the parameters have changed since, [`Error::Shape`] if a gradient has not the
+    /// shape of its output.
     pub fn train_backward(&self, d_outputs: &[(Shape, &[f32])]) -> Result<Vec<Tensor>> {
         let mut state = self.lock();
         let State { params, trainer, .. } = &mut *state;
         let plan = trainer.plan.as_ref().filter(|_| trainer.ready).ok_or_else(|| Error::State {
             message: "expected a step forward in training mode before each step backward".into(),
         })?;
+        if trainer.stale || trainer.edition != params.edition() {
+            let message = "expected the parameters that the step forward had: they have changed since".into();
+            return Err(Error::State { message });
+        }
         if plan.outputs.len() != d_outputs.len() {
             let message = format!("expected {} gradients, got {}", plan.outputs.len(), d_outputs.len());
             return Err(Error::Shape { node: "output".into(), message });
         }
-        for ((node, shape, _), (got, values)) in plan.outputs.iter().zip(d_outputs) {
+        for (port, (got, values)) in plan.outputs.iter().zip(d_outputs) {
+            let TrainingNode { shape, name, .. } = &plan.nodes[port.node];
             if shape != got || values.len() != shape.len() {
                 let message = format!("expected the gradient of shape {shape}, got {got}");
-                return Err(Error::Shape { node: plan.nodes[*node].name.clone(), message });
+                return Err(Error::Shape { node: name.clone(), message });
             }
         }
         if trainer.gradients.len() != params.len() {
@@ -211,22 +224,25 @@ fn rows(params: &Params) -> Vec<Range<usize>> {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
+    use std::collections::{BTreeMap, BTreeSet};
 
     use super::super::network::Unwatched;
+    use super::super::training_plan::Action;
     use super::*;
     use crate::ops::{Attributes, Value};
 
-    #[test]
-    fn dropout_vanishes_at_inference_and_works_where_nothing_before_it_trains() {
-        let node = |name: &str, kind: &str, inputs: &[usize], attributes: &[(&str, Value)]| {
-            let values: BTreeMap<String, Value> =
-                attributes.iter().map(|(name, value)| ((*name).into(), value.clone())).collect();
-            (name.into(), kind.into(), inputs.to_vec(), Attributes::new(values))
-        };
+    type Row = (String, String, Vec<usize>, Attributes);
+
+    fn node(name: &str, kind: &str, inputs: &[usize], attributes: &[(&str, Value)]) -> Row {
+        let values: BTreeMap<String, Value> =
+            attributes.iter().map(|(name, value)| ((*name).into(), value.clone())).collect();
+        (name.into(), kind.into(), inputs.to_vec(), Attributes::new(values))
+    }
+
+    fn pointwise(name: &str, input: usize, filters: i64) -> Row {
         let triple = |value: i64| Value::List(vec![Value::Int(value); 3]);
-        let conv = [
-            ("filters", Value::Int(3)),
+        let attributes = [
+            ("filters", Value::Int(filters)),
             ("kernel", triple(1)),
             ("stride", triple(1)),
             ("padding", Value::List(vec![Value::List(vec![Value::Int(0); 2]); 3])),
@@ -234,10 +250,60 @@ mod tests {
             ("groups", Value::Int(1)),
             ("bias", Value::Bool(false)),
         ];
+        node(name, "conv", &[input], &attributes)
+    }
+
+    #[test]
+    fn the_arena_is_as_large_as_was_said() {
+        let mut rows = vec![node("x", "input", &[], &[("channels", Value::Int(8))])];
+        for stage in 0..4 {
+            let last = rows.len() - 1;
+            let norm = [("epsilon", Value::Float(1e-5)), ("momentum", Value::Float(0.9))];
+            rows.push(pointwise(&format!("conv{stage}"), last, 16));
+            rows.push(node(&format!("norm{stage}"), "batch_norm", &[last + 1], &norm));
+            rows.push(node(
+                &format!("relu{stage}"),
+                "activation",
+                &[last + 2],
+                &[("function", Value::Text("relu".into()))],
+            ));
+        }
+        let outputs = [rows.len() - 1];
+        let network = Network::new(rows).unwrap();
+        let mut sizes = Vec::new();
+        // One after the other: what is there is not kept when less is asked for.
+        for (recompute, batch) in [(false, 4), (true, 4), (true, 2), (false, 4)] {
+            let shape = Shape::new(batch, [3, 5, 7], 8);
+            let trainable = vec![true; network.parameters().len()];
+            let (isa, input_gradients) = (Isa::best(), false);
+            let training =
+                Training { isa, outputs: &outputs, trainable: &trainable, input_gradients, recompute, seed: 0 };
+            let bytes = network.training_bytes(&[shape], &training).unwrap();
+            network.train_forward(&[(shape, &vec![1.0; shape.len()])], &training).unwrap();
+            let state = network.lock();
+            sizes.push((bytes, state.trainer.arena.len() * size_of::<f32>()));
+            let again = state.trainer.plan.iter().flat_map(|plan| &plan.backward).filter_map(|action| match action {
+                Action::Again(step) => Some(step.node),
+                Action::Backward(_) => None,
+            });
+            let again: Vec<usize> = again.collect();
+            assert_eq!(again.is_empty(), !recompute);
+            assert_eq!(again.iter().collect::<BTreeSet<_>>().len(), again.len(), "no step runs more than twice");
+        }
+        let [(kept, all), (less, arena), (_, larger), (back, whole)] = sizes[..] else { panic!("four plans") };
+        assert_eq!((kept, less, back), (all, arena, whole));
+        assert_eq!(kept, back);
+        assert!(less < kept);
+        // Of a smaller batch.
+        assert_eq!(larger, arena);
+    }
+
+    #[test]
+    fn dropout_vanishes_at_inference_and_works_where_nothing_before_it_trains() {
         let network = Network::new([
             node("x", "input", &[], &[("channels", Value::Int(8))]),
             node("drop", "dropout", &[0], &[("rate", Value::Float(0.5))]),
-            node("head", "conv", &[1], &conv),
+            pointwise("head", 1, 3),
             node("end", "dropout", &[2], &[("rate", Value::Float(0.5))]),
         ])
         .unwrap();
@@ -252,7 +318,8 @@ mod tests {
 
         let train = |trainable: bool, seed: u64| {
             let trainable = [trainable];
-            let training = Training { isa, outputs: &[1, 3], trainable: &trainable, input_gradients: false, seed };
+            let (input_gradients, recompute) = (false, false);
+            let training = Training { isa, outputs: &[1, 3], trainable: &trainable, input_gradients, recompute, seed };
             network.train_forward(&inputs, &training).unwrap()
         };
         for trainable in [false, true] {

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::memory::carve;
-use super::training_plan::{Direction, TrainingNode, TrainingPlan};
+use super::training_plan::{Action, Direction, Port, StepBackward, StepForward, TrainingPlan};
 use crate::ops::{Backward, Forward, Gradient, Io};
 use crate::parallel::{Pool, run_with};
 use crate::params::Params;
@@ -30,32 +30,34 @@ impl TrainingPlan {
     }
 
     /// Computes the outputs, and what [`TrainingPlan::backward`] will read.
-    pub(super) fn forward(&self, tape: Tape<'_>, params: &Params, inputs: &[&[f32]], outputs: &mut [&mut [f32]]) {
-        let Tape { arena, seed } = tape;
-        for ((node, _), input) in self.inputs.iter().zip(inputs) {
-            arena[self.nodes[*node].value.clone()].copy_from_slice(input);
+    pub(super) fn forward(&self, mut tape: Tape<'_>, params: &Params, inputs: &[&[f32]], outputs: &mut [&mut [f32]]) {
+        for (port, input) in self.inputs.iter().zip(inputs) {
+            tape.arena[self.places[port.value].clone()].copy_from_slice(input);
         }
         run_with(self.key.threads, |pool| {
-            for (number, node) in self.nodes.iter().enumerate() {
-                self.step_forward(node, arena, params, split(seed, number as u64), pool);
+            for step in &self.forward {
+                self.step_forward(step, false, &mut tape, params, pool);
             }
         });
-        for ((node, _, _), output) in self.outputs.iter().zip(outputs) {
-            output.copy_from_slice(&arena[self.nodes[*node].value.clone()]);
+        for (port, output) in self.outputs.iter().zip(outputs) {
+            output.copy_from_slice(&tape.arena[self.places[port.value].clone()]);
         }
     }
 
-    fn step_forward(&self, node: &TrainingNode, arena: &mut [f32], params: &Params, seed: u64, pool: &Pool) {
-        let read: Vec<_> = node.inputs.iter().map(|&input| &self.nodes[input].value).collect();
-        let (mut written, inputs) = carve(arena, &[&node.value, &node.saved, &node.scratch[0]], &read);
+    fn step_forward(&self, step: &StepForward, again: bool, tape: &mut Tape<'_>, params: &Params, pool: &Pool) {
+        let node = &self.nodes[step.node];
+        let read: Vec<_> = step.inputs.iter().map(|&input| &self.places[input]).collect();
+        let written = [&self.places[step.output], &node.saved, &self.places[step.scratch]];
+        let (mut written, inputs) = carve(tape.arena, &written, &read);
         let [output, saved, scratch] = written.as_mut_slice() else { unreachable!("three ranges were asked for") };
         match &node.direction {
             Direction::Input => {}
             Direction::Forward(step) => step.forward(Io { inputs: &inputs, output, scratch, pool }),
-            Direction::Both(step) => {
+            Direction::Both(both) => {
                 let parameters: Vec<&[f32]> = node.parameters.iter().map(|&row| params.value(row)).collect();
-                let parameters = parameters.as_slice();
-                step.forward(Forward { parameters, inputs: &inputs, output, saved, scratch, seed, pool });
+                let (parameters, seed) = (parameters.as_slice(), split(tape.seed, step.node as u64));
+                let io = Forward { parameters, inputs: &inputs, output, saved, scratch, seed, pool };
+                if again { both.forward_again(io) } else { both.forward(io) }
             }
         }
     }
@@ -72,22 +74,24 @@ impl TrainingPlan {
     }
 
     /// Adds the gradients of the parameters to `gradients`, which has the layout of the parameters.
-    pub(super) fn backward(&self, tape: Tape<'_>, params: &Params, gradients: &mut [f32], d_outputs: &[&[f32]]) {
-        let Tape { arena, seed } = tape;
-        self.turn(arena, d_outputs);
+    pub(super) fn backward(&self, mut tape: Tape<'_>, params: &Params, gradients: &mut [f32], d_outputs: &[&[f32]]) {
+        self.turn(tape.arena, d_outputs);
         run_with(self.key.threads, |pool| {
-            for (number, node) in self.nodes.iter().enumerate().rev() {
-                self.step_backward(node, arena, params, gradients, split(seed, number as u64), pool);
+            for action in &self.backward {
+                match action {
+                    Action::Again(step) => self.step_forward(step, true, &mut tape, params, pool),
+                    Action::Backward(step) => self.step_backward(step, &mut tape, params, gradients, pool),
+                }
             }
         });
     }
 
     /// Writes the gradients of the outputs where they start. One node may be several outputs.
     fn turn(&self, arena: &mut [f32], d_outputs: &[&[f32]]) {
-        for (number, ((node, _, version), d_output)) in self.outputs.iter().zip(d_outputs).enumerate() {
-            let Some(version) = version else { continue };
-            let to = &mut arena[version.values.clone()];
-            if self.outputs[..number].iter().any(|(other, ..)| other == node) {
+        for (number, (port, d_output)) in self.outputs.iter().zip(d_outputs).enumerate() {
+            let Some(gradient) = port.gradient else { continue };
+            let to = &mut arena[self.places[gradient].clone()];
+            if self.outputs[..number].iter().any(|other| other.node == port.node) {
                 to.iter_mut().zip(*d_output).for_each(|(to, from)| *to += from);
             } else {
                 to.copy_from_slice(d_output);
@@ -97,29 +101,27 @@ impl TrainingPlan {
 
     fn step_backward(
         &self,
-        node: &TrainingNode,
-        arena: &mut [f32],
+        step: &StepBackward,
+        tape: &mut Tape<'_>,
         params: &Params,
         gradients: &mut [f32],
-        seed: u64,
         pool: &Pool,
     ) {
-        let (Direction::Both(step), Some(gradient)) = (&node.direction, &node.gradient) else { return };
-        let keeps = step.keeps();
+        let node = &self.nodes[step.node];
+        let Direction::Both(both) = &node.direction else { unreachable!("{} has no step backward", node.name) };
         let nowhere = 0..0;
-        let mut written = vec![&node.scratch[1]];
-        written.extend(node.d_inputs.iter().flatten().map(|version| &version.values));
-        let mut read = vec![gradient, &node.saved, if keeps.output { &node.value } else { &nowhere }];
-        for (slot, &input) in node.inputs.iter().enumerate() {
-            read.push(if keeps.inputs.contains(&slot) { &self.nodes[input].value } else { &nowhere });
-        }
+        let place = |demand: Option<usize>| demand.map_or(&nowhere, |demand| &self.places[demand]);
+        let mut written = vec![&self.places[step.scratch]];
+        written.extend(step.d_inputs.iter().flatten().map(|version| &self.places[version.values]));
+        let mut read = vec![&self.places[step.gradient], &node.saved, place(step.output)];
+        read.extend(step.inputs.iter().map(|&input| place(input)));
         let before = read.len();
-        read.extend(node.d_inputs.iter().flatten().map(|version| version.plus.as_ref().unwrap_or(&nowhere)));
-        let (written, read) = carve(arena, &written, &read);
+        read.extend(step.d_inputs.iter().flatten().map(|version| place(version.plus)));
+        let (written, read) = carve(tape.arena, &written, &read);
         let mut written = written.into_iter();
         let scratch = written.next().unwrap_or_default();
         let mut plus = read[before..].iter();
-        let mut d_inputs: Vec<Option<Gradient<'_>>> = node
+        let mut d_inputs: Vec<Option<Gradient<'_>>> = step
             .d_inputs
             .iter()
             .map(|version| {
@@ -133,7 +135,7 @@ impl TrainingPlan {
         let mut d_parameters: Vec<Option<&mut [f32]>> =
             d_parameters.into_iter().zip(&node.trains).map(|(row, &trains)| trains.then_some(row)).collect();
         let parameters: Vec<&[f32]> = node.parameters.iter().map(|&row| params.value(row)).collect();
-        step.backward(Backward {
+        both.backward(Backward {
             parameters: &parameters,
             inputs: &read[3..before],
             output: read[2],
@@ -142,19 +144,20 @@ impl TrainingPlan {
             d_inputs: &mut d_inputs,
             d_parameters: &mut d_parameters,
             scratch,
-            seed,
+            seed: split(tape.seed, step.node as u64),
             pool,
         });
     }
 
     /// The gradients of the inputs, in their order.
     pub(super) fn input_gradients(&self, arena: &[f32]) -> Vec<(Shape, Vec<f32>)> {
-        let gradient = |(node, shape): &(usize, Shape)| {
-            let values = match &self.nodes[*node].gradient {
-                Some(range) => arena[range.clone()].to_vec(),
+        let gradient = |port: &Port| {
+            let shape = self.nodes[port.node].shape;
+            let values = match port.gradient {
+                Some(gradient) => arena[self.places[gradient].clone()].to_vec(),
                 None => vec![0.0; shape.len()],
             };
-            (*shape, values)
+            (shape, values)
         };
         self.inputs.iter().map(gradient).collect()
     }

@@ -19,7 +19,7 @@ use super::attention_mask::Coarse;
 use super::online_softmax::Probabilities;
 use super::rows::{Rows, pack, run};
 use super::training::Gradient;
-use super::{Backward, Forward, Keeps, TrainStep};
+use super::{Backward, Forward, Keeps, Step, TrainStep};
 use crate::buffer::align_up;
 use crate::gemm::outer::{self, Outer, Run};
 use crate::gemm::{Panels, Segment};
@@ -260,6 +260,10 @@ impl TrainStep for AttentionTraining {
 
     fn scratch(&self) -> [usize; 2] {
         [self.step.pieces().iter().sum(), self.pieces().iter().sum()]
+    }
+
+    fn flops(&self) -> u64 {
+        self.step.flops()
     }
 
     fn forward(&self, io: Forward<'_>) {

@@ -208,13 +208,20 @@ impl TrainStep for NormTraining {
     }
 
     fn forward(&self, io: Forward<'_>) {
-        let Forward { parameters, inputs, output, saved, scratch, pool, .. } = io;
-        let (scale, shift) = if self.batch {
-            let moments = self.moments(inputs[0], scratch, pool);
-            let (mean, variance) = saved.split_at_mut(align_up(self.shape.c));
+        if self.batch {
+            let moments = self.moments(io.inputs[0], io.scratch, io.pool);
+            let (mean, variance) = io.saved.split_at_mut(align_up(self.shape.c));
             mean.iter_mut().zip(&moments.mean).for_each(|(to, &from)| *to = from as f32);
             variance.iter_mut().zip(&moments.variance).for_each(|(to, &from)| *to = from as f32);
-            self.norm.scale_shift(&[parameters[0], parameters[1], &mean[..self.shape.c], &variance[..self.shape.c]])
+        }
+        self.forward_again(io);
+    }
+
+    fn forward_again(&self, io: Forward<'_>) {
+        let Forward { parameters, inputs, output, saved, pool, .. } = io;
+        let (scale, shift) = if self.batch {
+            let [mean, variance] = self.split(saved);
+            self.norm.scale_shift(&[parameters[0], parameters[1], mean, variance])
         } else {
             self.norm.scale_shift(parameters)
         };

@@ -91,6 +91,10 @@ impl TrainStep for DenseTraining {
         [0, self.backward_scratch()]
     }
 
+    fn flops(&self) -> u64 {
+        2 * (self.rows * self.c) as u64 * self.k as u64
+    }
+
     fn forward(&self, io: Forward<'_>) {
         self.output(io.inputs[0], io.parameters[0], io.parameters.get(1).copied(), io.output, io.pool);
     }

@@ -172,6 +172,10 @@ impl TrainStep for MatmulTraining {
         [self.product.scratch(), self.d_x.scratch()]
     }
 
+    fn flops(&self) -> u64 {
+        self.product.flops()
+    }
+
     fn forward(&self, io: Forward<'_>) {
         self.product.forward(io.io());
     }

@@ -114,15 +114,21 @@ impl TrainStep for SqueezeExciteTraining {
     }
 
     fn forward(&self, io: Forward<'_>) {
-        let Forward { parameters, inputs, output, saved, scratch, pool, .. } = io;
+        let Forward { parameters, inputs, pool, .. } = io;
         let SqueezeExcite { activation, gate, .. } = self.op;
-        let (x, Shape { c, .. }) = (inputs[0], self.shape);
-        let [mean, z1, hidden, z2, s] = self.split(saved);
-        self.slabs.fold::<Sum>(x, mean, scratch, pool, 1.0 / self.shape.spatial() as f32);
+        let [mean, z1, hidden, z2, s] = self.split(io.saved);
+        self.slabs.fold::<Sum>(inputs[0], mean, io.scratch, pool, 1.0 / self.shape.spatial() as f32);
         self.layers[0].output(mean, parameters[0], Some(parameters[1]), z1, pool);
         self.activate(activation, z1, hidden, pool);
         self.layers[1].output(hidden, parameters[2], Some(parameters[3]), z2, pool);
         self.activate(gate, z2, s, pool);
+        self.forward_again(io);
+    }
+
+    fn forward_again(&self, io: Forward<'_>) {
+        let Forward { inputs, output, saved, pool, .. } = io;
+        let (x, c) = (inputs[0], self.shape.c);
+        let [.., s] = self.split_saved(saved);
         let repeats = repeats(c);
         let (scale, shift): (Vec<f32>, _) =
             (s.chunks_exact(c).flat_map(|row| row.repeat(repeats)).collect(), vec![0.0; c * repeats]);

@@ -64,6 +64,16 @@ pub trait TrainStep: Send {
     /// Computes the output. Every element of it is written.
     fn forward(&self, io: Forward<'_>);
 
+    /// Computes the output once more, the same bits. `saved` is as `forward` left it.
+    fn forward_again(&self, io: Forward<'_>) {
+        self.forward(io);
+    }
+
+    /// Multiplications and additions of `forward`, where they are what it costs.
+    fn flops(&self) -> u64 {
+        0
+    }
+
     /// Updates running statistics from what `forward` saved.
     fn settle(&self, _saved: &[f32], _parameters: &mut [&mut [f32]]) {}
 

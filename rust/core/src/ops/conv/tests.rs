@@ -346,6 +346,19 @@ fn winograd_where_it_pays() {
     assert_eq!(choice([1, 56, 56], 3, 64, Precision::Default), None);
 }
 
+#[test]
+fn winograd_in_training_where_the_batch_pays() {
+    let choice = |samples: usize, size: usize, c: usize| {
+        let case = Case::new(Shape::new(samples, [1, size, size], c), c, same([1, 3, 3], [1; 3], [1; 3]));
+        winograd::choose_for_training(&case.work(2), Precision::Default).map(Variant::name)
+    };
+    // The weights of a small map are transformed for the many samples that share them.
+    assert_eq!(choice(1, 8, 64), None);
+    assert_eq!(choice(128, 8, 64), Some("winograd 1x4x4".into()));
+    assert_eq!(choice(1, 112, 64), Some("winograd 1x4x4".into()));
+    assert_eq!(choice(128, 32, 3), None);
+}
+
 /// An image of one plane.
 fn flat(kernel: [usize; 2], stride: usize, dilation: usize, padding: [[usize; 2]; 2]) -> Window {
     let (stride, dilation) = ([1, stride, stride], [1, dilation, dilation]);

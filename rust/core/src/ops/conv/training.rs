@@ -189,6 +189,10 @@ impl TrainStep for ConvTraining {
         [self.forward.step().scratch(), d_input.chain(d_weight).chain(d_bias).max().unwrap_or(0)]
     }
 
+    fn flops(&self) -> u64 {
+        self.forward.step().flops()
+    }
+
     fn repack(&mut self, parameters: &[&[f32]], pool: &Pool) {
         let [inputs, outputs] = self.channels.map(|channels| vec![0.0; channels]);
         self.forward.repack(parameters[0], parameters.get(1).copied().unwrap_or(&outputs), pool);

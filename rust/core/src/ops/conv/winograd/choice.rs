@@ -107,28 +107,29 @@ const WORTH: f64 = 0.85;
 ///
 /// Depends on nothing but the layer for one sample, not on threads or on the batch: so do the bits of the result.
 pub(in super::super) fn choose(work: &Work, precision: Precision) -> Option<Variant> {
-    let split = strided::Split::new(work);
-    let (dense, copy) = split.map_or((*work, 0.0), |split| (split.work(), split.elements() as f64 * COPY));
-    Variant::all(work)
-        .into_iter()
-        .filter(|variant| precision == Precision::Default || variant.is_strict())
-        .map(|variant| (variant.cost(&dense) + copy, variant))
-        .filter(|(cost, _)| *cost < WORTH * direct(work))
-        .min_by(|(a, _), (b, _)| a.total_cmp(b))
-        .map(|(_, variant)| variant)
+    fastest(work, precision, 1.0, STREAM)
 }
 
-/// As [`choose`], where the weights are transformed for every run of the whole batch.
+/// As [`choose`], where the weights are transformed for every run, and then read, for the whole batch.
 pub(in super::super) fn choose_for_training(work: &Work, precision: Precision) -> Option<Variant> {
     /// As long as transforming the weights for one product.
     const TRANSFORM_WEIGHT: f64 = 300.0;
-    let variant = choose(work, precision)?;
+    fastest(work, precision, work.output.n as f64, STREAM + TRANSFORM_WEIGHT)
+}
+
+/// The fastest way for so many samples, where making a transformed weight ready takes as long as `ready` multiply-adds.
+fn fastest(work: &Work, precision: Precision, samples: f64, ready: f64) -> Option<Variant> {
     let split = strided::Split::new(work);
     let (dense, copy) = split.map_or((*work, 0.0), |split| (split.work(), split.elements() as f64 * COPY));
-    let products: usize = variant.0.iter().map(|axis| axis.products()).product();
-    let transform = TRANSFORM_WEIGHT * (products * dense.input.c * dense.output.c) as f64;
-    let samples = work.output.n as f64;
-    ((variant.cost(&dense) + copy) * samples + transform < WORTH * direct(work) * samples).then_some(variant)
+    let direct = sums(work) * samples + stream(work);
+    let cost = |variant: Variant| (variant.sample(&dense) + copy) * samples + ready * variant.weights(&dense);
+    Variant::all(work)
+        .into_iter()
+        .filter(|variant| precision == Precision::Default || variant.is_strict())
+        .map(|variant| (cost(variant), variant))
+        .filter(|(cost, _)| *cost < WORTH * direct)
+        .min_by(|(a, _), (b, _)| a.total_cmp(b))
+        .map(|(_, variant)| variant)
 }
 
 /// The fastest way to the gradient of the weights, or `None` for the direct sums.
@@ -149,7 +150,12 @@ pub(in super::super) fn choose_for_gradient(work: &Work, precision: Precision) -
 
 /// Time of the direct algorithm for one sample in multiply-adds.
 pub(in super::super) fn direct(work: &Work) -> f64 {
-    work.flops() as f64 / work.output.n as f64 / 2.0 + stream(work)
+    sums(work) + stream(work)
+}
+
+/// The part of it that multiplies.
+fn sums(work: &Work) -> f64 {
+    work.flops() as f64 / work.output.n as f64 / 2.0
 }
 
 /// The part of it that reads the weights.
@@ -158,35 +164,50 @@ pub(in super::super) fn stream(work: &Work) -> f64 {
 }
 
 impl Variant {
-    /// Time of one sample in multiply-adds: the products, tiles that reach over the border included, the transforms, the
-    /// weights.
+    /// Time of one sample in multiply-adds.
     pub(in super::super) fn cost(self, work: &Work) -> f64 {
+        self.sample(work) + STREAM * self.weights(work)
+    }
+
+    /// Without reading the weights for the first time: the products, tiles that reach over the border included, the
+    /// transforms, what moves between memory and cores.
+    fn sample(self, work: &Work) -> f64 {
         let (c, k) = (work.input.c, work.output.c);
-        let [points, products] = [Axis::points, Axis::products].map(|of| self.0.into_iter().map(of).product::<usize>());
-        let dims = work.output.dims();
-        let tiles: usize = (0..3).map(|axis| dims[axis].div_ceil(self.0[axis].outputs())).product();
-        let weights = products * c * k;
+        let points: usize = self.0.iter().map(|axis| axis.points()).product();
+        let (tiles, products, weights) = (self.tiles(work), self.products(), self.weights(work));
         let elements = (tiles * (points * c + products * k)) as f64;
         // As in the choice of blocks: either weights are read for every block, or threads share V and M.
-        let blocks = if weights > RESIDENT { (elements / BLOCK as f64).ceil() } else { 1.0 };
-        let moved = (weights as f64 * (blocks - 1.0)).clamp(0.0, 2.0 * elements);
+        let blocks = if weights > RESIDENT as f64 { (elements / BLOCK as f64).ceil() } else { 1.0 };
+        let moved = (weights * (blocks - 1.0)).clamp(0.0, 2.0 * elements);
         let transform = TRANSFORM[usize::from(self.0[0] != Axis::One)];
-        (tiles * products * c * k) as f64 + transform * elements + STREAM * weights as f64 + MOVE * moved
+        tiles as f64 * weights + transform * elements + MOVE * moved
+    }
+
+    /// Of a tile, for each pair of channels.
+    fn products(self) -> usize {
+        self.0.iter().map(|axis| axis.products()).product()
+    }
+
+    /// Of a sample.
+    fn tiles(self, work: &Work) -> usize {
+        let dims = work.output.dims();
+        (0..3).map(|axis| dims[axis].div_ceil(self.0[axis].outputs())).product()
+    }
+
+    /// Transformed weights.
+    fn weights(self, work: &Work) -> f64 {
+        (self.products() * work.input.c * work.output.c) as f64
     }
 
     /// Time of the gradient of the weights, of all samples.
     fn gradient_cost(self, work: &Work) -> f64 {
         /// As long as adding an element of d_U to the gradient.
         const FOLD: f64 = 40.0;
-        let (c, k) = (work.input.c, work.output.c);
-        let products: usize = self.0.into_iter().map(Axis::products).product();
-        let dims = work.output.dims();
-        let tiles: usize = (0..3).map(|axis| dims[axis].div_ceil(self.0[axis].outputs())).product();
-        let (tiles, weights) = (work.output.n * tiles, (products * c * k) as f64);
-        let elements = (tiles * products * (c + k)) as f64;
+        let (tiles, weights) = (work.output.n * self.tiles(work), self.weights(work));
+        let elements = (tiles * self.products() * (work.input.c + work.output.c)) as f64;
         // d_U is read and written for every block.
         let blocks = (elements / (SHARED as f64).max(weights / 2.0)).ceil();
         let transform = TRANSFORM[usize::from(self.0[0] != Axis::One)];
-        (tiles * products * c * k) as f64 + transform * elements + (FOLD + 2.0 * MOVE * (blocks - 1.0)) * weights
+        tiles as f64 * weights + transform * elements + (FOLD + 2.0 * MOVE * (blocks - 1.0)) * weights
     }
 }
