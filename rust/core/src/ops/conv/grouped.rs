@@ -40,11 +40,11 @@ pub(super) struct Grouped {
 }
 
 /// Whether this algorithm can compute `work`, and in less time than others: a group that is a whole vector needs no
-/// permutation, and gains by inputs that are shared alone.
+/// permutation, and gains by inputs that are shared alone. Without groups there is Winograd's.
 pub(super) fn supports(isa: Isa, work: &Work) -> bool {
     let (c, k) = (work.input.c / work.groups, work.output.c / work.groups);
     let lanes = isa.lanes();
-    let few = c < lanes || c == lanes && is_sliding(&work.window);
+    let few = c < lanes || c == lanes && work.groups > 1 && is_sliding(&work.window);
     c == k && few && lanes.is_multiple_of(c) && work.output.c.is_multiple_of(lanes)
 }
 
