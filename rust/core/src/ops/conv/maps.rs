@@ -6,8 +6,9 @@
 //!
 //! In a map whose cells are read twice, outputs of one parity see 2 cells where there are 3 taps: cells `i - 1, i` through
 //! `w0, w1 + w2` at `2 i`, and `i, i + 1` through `w0 + w1, w2` at `2 i + 1`. So it is 4 (in 3D 8) convolutions of the small
-//! map, one for each phase of the outputs: 2.25 (3.4) times fewer multiplications, or with Winograd's algorithm, whose
-//! tiles of [`Axis::Upsampled`](super::winograd) hold all phases, 5 (11) times fewer.
+//! map, one for each phase of the outputs: 2.25 (3.4) times fewer multiplications. Winograd's algorithm has tiles that hold all
+//! phases: 4 (8) times fewer with no more weights than taps, where [`Axis::U2`](super::winograd) has tiles of one cell, and 5
+//! (11) times fewer with those of [`Axis::U6`](super::winograd).
 
 use std::any::Any;
 use std::ops::Range;
@@ -77,9 +78,9 @@ impl Op for ConvOfMaps {
 
     fn compile(&self, context: &mut Compile<'_>) -> Box<dyn Step> {
         let precision = context.precision;
-        self.compile_as(context, |work, enlarged| match Variant::upsampled(work) {
-            variant if enlarged => (variant.cost(work) < phases_cost(work)).then_some(variant),
-            _ => winograd::choose(work, precision),
+        self.compile_as(context, |work, enlarged| match enlarged {
+            true => winograd::choose_enlarging(work, phases_cost(work)),
+            false => winograd::choose(work, precision),
         })
     }
 

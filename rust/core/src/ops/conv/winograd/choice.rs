@@ -70,10 +70,11 @@ impl Variant {
         pairs.filter(smaller).map(|(d, h)| Variant([d, h, h])).collect()
     }
 
-    /// The only one that can compute `work` where its input is a map of half the size, each cell of which is read twice
-    /// along every axis of 3 taps.
-    pub(in super::super) fn upsampled(work: &Work) -> Variant {
-        Variant(work.window.kernel.map(|taps| if taps == 1 { Axis::One } else { Axis::Upsampled }))
+    /// Those that can compute `work` where its input is a map of half the size, each cell of which is read twice along every
+    /// axis of 3 taps.
+    pub(in super::super) fn enlarging(work: &Work) -> [Variant; 2] {
+        [Axis::U2, Axis::U6]
+            .map(|axis| Variant(work.window.kernel.map(|taps| if taps == 1 { Axis::One } else { axis })))
     }
 
     /// For the key of packed weights.
@@ -115,6 +116,13 @@ pub(in super::super) fn choose_for_training(work: &Work, precision: Precision) -
     /// As long as transforming the weights for one product.
     const TRANSFORM_WEIGHT: f64 = 300.0;
     fastest(work, precision, work.output.n as f64, STREAM + TRANSFORM_WEIGHT)
+}
+
+/// The fastest way to compute `work` where its input is a map of half the size, or `None` if that takes longer than `direct`.
+pub(in super::super) fn choose_enlarging(work: &Work, direct: f64) -> Option<Variant> {
+    let costs = Variant::enlarging(work).map(|variant| (variant.cost(work), variant));
+    let (cost, variant) = if costs[0].0 < costs[1].0 { costs[0] } else { costs[1] };
+    (cost < direct).then_some(variant)
 }
 
 /// The fastest way for so many samples, where making a transformed weight ready takes as long as `ready` multiply-adds.

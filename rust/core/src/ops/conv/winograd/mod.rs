@@ -25,7 +25,7 @@ mod weights;
 use std::ops::Range;
 
 pub use choice::Precision;
-pub(super) use choice::{Variant, choose, choose_for_gradient, choose_for_training, direct, stream};
+pub(super) use choice::{Variant, choose, choose_enlarging, choose_for_gradient, choose_for_training, direct, stream};
 pub(super) use gradient::Gradient;
 use tiles::{Gather, Scatter, Slots, Source, Tiling};
 

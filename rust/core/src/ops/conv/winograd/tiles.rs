@@ -97,12 +97,14 @@ impl Kernel for Gather<'_> {
         // Inputs and points along the depth and along the others: the loops over them have fixed lengths.
         match self.tiling.axes {
             [Axis::One, _, Axis::F2] => self.all::<S, 1, 1, 4, 4>(s),
-            [Axis::One, _, Axis::Upsampled] => self.all::<S, 1, 1, 5, 7>(s),
+            [Axis::One, _, Axis::U2] => self.all::<S, 1, 1, 3, 3>(s),
+            [Axis::One, _, Axis::U6] => self.all::<S, 1, 1, 5, 7>(s),
             [Axis::One, ..] => self.all::<S, 1, 1, 6, 6>(s),
             [Axis::F2, _, Axis::F2] => self.all::<S, 4, 4, 4, 4>(s),
             [Axis::F2, ..] => self.all::<S, 4, 4, 6, 6>(s),
             [Axis::F3 | Axis::F4, ..] => self.all::<S, 6, 6, 6, 6>(s),
-            [Axis::Upsampled, ..] => self.all::<S, 5, 7, 5, 7>(s),
+            [Axis::U2, ..] => self.all::<S, 3, 3, 3, 3>(s),
+            [Axis::U6, ..] => self.all::<S, 5, 7, 5, 7>(s),
         }
     }
 }
@@ -245,13 +247,15 @@ impl Kernel for Scatter<'_> {
         match self.tiling.axes {
             [Axis::One, _, Axis::F2] => self.all::<S, 1, 1, 4, 2>(s),
             [Axis::One, _, Axis::F3] => self.all::<S, 1, 1, 6, 3>(s),
-            [Axis::One, _, Axis::Upsampled] => self.all::<S, 1, 1, 8, 6>(s),
+            [Axis::One, _, Axis::U2] => self.all::<S, 1, 1, 3, 2>(s),
+            [Axis::One, _, Axis::U6] => self.all::<S, 1, 1, 8, 6>(s),
             [Axis::One, ..] => self.all::<S, 1, 1, 6, 4>(s),
             [Axis::F2, _, Axis::F2] => self.all::<S, 4, 2, 4, 2>(s),
             [Axis::F2, ..] => self.all::<S, 4, 2, 6, 4>(s),
             [Axis::F3, ..] => self.all::<S, 6, 3, 6, 3>(s),
             [Axis::F4, ..] => self.all::<S, 6, 4, 6, 4>(s),
-            [Axis::Upsampled, ..] => self.all::<S, 8, 6, 8, 6>(s),
+            [Axis::U2, ..] => self.all::<S, 3, 2, 3, 2>(s),
+            [Axis::U6, ..] => self.all::<S, 8, 6, 8, 6>(s),
         }
     }
 }

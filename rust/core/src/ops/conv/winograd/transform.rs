@@ -27,9 +27,12 @@ pub(super) enum Axis {
     F4,
     /// 4 taps, tiles of 3 outputs.
     F3,
-    /// 3 taps over a map whose cells are each read twice, tiles of 6 outputs. Each parity of the outputs sees 2 taps of the
-    /// map itself, and has tiles of 3 outputs from 4 products; the two share one of their points.
-    Upsampled,
+    /// 3 taps over a map whose cells are each read twice, tiles of 2 outputs: those of a cell. Both see it through the sum of
+    /// all taps, and how its neighbour differs from it through the first or the last: 3 products.
+    U2,
+    /// The same, tiles of 6 outputs. Each parity of the outputs sees 2 taps of the map itself, and has tiles of 3 outputs
+    /// from 4 products; the two share one of their points.
+    U6,
 }
 
 /// The squares of the points of F(4) and F(3), their sum and their product: all of them exact.
@@ -48,39 +51,45 @@ impl Axis {
     pub(super) fn taps(self) -> usize {
         match self {
             Axis::One => 1,
-            Axis::F2 | Axis::F4 | Axis::Upsampled => 3,
+            Axis::F2 | Axis::F4 | Axis::U2 | Axis::U6 => 3,
             Axis::F3 => 4,
         }
+    }
+
+    /// Whether the cells of the map are each read twice.
+    fn enlarges(self) -> bool {
+        matches!(self, Axis::U2 | Axis::U6)
     }
 
     /// Outputs of a tile.
     pub(super) fn outputs(self) -> usize {
         match self {
             Axis::One => 1,
-            Axis::F2 => 2,
+            Axis::F2 | Axis::U2 => 2,
             Axis::F3 => 3,
             Axis::F4 => 4,
-            Axis::Upsampled => 6,
+            Axis::U6 => 6,
         }
     }
 
     /// Inputs between tiles.
     pub(super) fn step(self) -> usize {
-        if self == Axis::Upsampled { 3 } else { self.outputs() }
+        self.outputs() / if self.enlarges() { 2 } else { 1 }
     }
 
     /// Inputs of a tile.
     pub(super) fn inputs(self) -> usize {
-        if self == Axis::Upsampled { 5 } else { self.points() }
+        if self.enlarges() { self.step() + 2 } else { self.points() }
     }
 
     /// Points at which the inputs are evaluated.
     pub(super) fn points(self) -> usize {
         match self {
             Axis::One => 1,
+            Axis::U2 => 3,
             Axis::F2 => 4,
             Axis::F3 | Axis::F4 => 6,
-            Axis::Upsampled => 7,
+            Axis::U6 => 7,
         }
     }
 
@@ -88,19 +97,20 @@ impl Axis {
     pub(super) fn products(self) -> usize {
         match self {
             Axis::One => 1,
+            Axis::U2 => 3,
             Axis::F2 => 4,
             Axis::F3 | Axis::F4 => 6,
-            Axis::Upsampled => 8,
+            Axis::U6 => 8,
         }
     }
 
     /// The point that a product is of.
     pub(super) fn point(self, product: usize) -> usize {
-        if self == Axis::Upsampled && product >= 4 { product - 1 } else { product }
+        if self == Axis::U6 && product >= 4 { product - 1 } else { product }
     }
 }
 
-/// `G g`: 3 taps to 4, 6 or 8 products, 4 to 6, and a single one to itself.
+/// `G g`: 3 taps to 3, 4, 6 or 8 products, 4 to 6, and a single one to itself.
 ///
 /// An enlarged map's even outputs see 2 taps, `g0` and `g1 + g2`, its odd ones `g0 + g1` and `g2`: each pair has the points
 /// of F(2).
@@ -108,7 +118,9 @@ impl Axis {
 fn filter<S: Simd, const TAPS: usize, const PRODUCTS: usize>(s: S, g: [S::V; TAPS]) -> [S::V; PRODUCTS] {
     let mut y = [g[TAPS - 1]; PRODUCTS];
     let half = s.splat(0.5);
-    if PRODUCTS == 4 {
+    if PRODUCTS == 3 {
+        (y[0], y[1]) = (g[0], s.add(g[0], s.add(g[1], g[2])));
+    } else if PRODUCTS == 4 {
         let (even, odd) = (s.mul(half, s.add(g[0], g[2])), s.mul(half, g[1]));
         y[0] = s.sub(s.splat(0.0), g[0]);
         (y[1], y[2]) = (s.add(even, odd), s.sub(even, odd));
@@ -167,7 +179,8 @@ pub(super) unsafe fn filter_lines<S: Simd, const AHEAD: usize>(
                 Axis::F2 => filter_line::<S, 3, 4, AHEAD>(s, from, to),
                 Axis::F4 => filter_line::<S, 3, 6, AHEAD>(s, from, to),
                 Axis::F3 => filter_line::<S, 4, 6, AHEAD>(s, from, to),
-                Axis::Upsampled => filter_line::<S, 3, 8, AHEAD>(s, from, to),
+                Axis::U2 => filter_line::<S, 3, 3, AHEAD>(s, from, to),
+                Axis::U6 => filter_line::<S, 3, 8, AHEAD>(s, from, to),
             }
         }
     }
@@ -195,7 +208,7 @@ unsafe fn filter_line<S: Simd, const TAPS: usize, const PRODUCTS: usize, const A
     });
 }
 
-/// `Bᵀ x`: 4 inputs to 4 points, 6 to 6 or 5 to 7.
+/// `Bᵀ x`: 3 inputs to 3 points, 4 to 4, 6 to 6 or 5 to 7.
 #[inline(always)]
 pub(super) fn input<S: Simd, const INPUTS: usize, const POINTS: usize>(s: S, x: [S::V; INPUTS]) -> [S::V; POINTS] {
     let mut y = [x[0]; POINTS];
@@ -205,6 +218,10 @@ pub(super) fn input<S: Simd, const INPUTS: usize, const POINTS: usize>(s: S, x: 
         y[5] = s.fma(x[1], product, s.fma(x[3], sum, x[5]));
         (y[1], y[2]) = pair(s, [x[1], x[2], x[3], x[4]], P, QQ);
         (y[3], y[4]) = pair(s, [x[1], x[2], x[3], x[4]], Q, PP);
+        return y;
+    }
+    if POINTS == 3 {
+        (y[0], y[1], y[2]) = (s.sub(x[0], x[1]), x[1], s.sub(x[2], x[1]));
         return y;
     }
     y[0] = s.sub(x[2], x[0]);
@@ -228,13 +245,17 @@ fn pair<S: Simd>(s: S, x: [S::V; 4], point: f32, other: f32) -> (S::V, S::V) {
     (s.fma(odd, s.splat(point), even), s.fma(odd, s.splat(-point), even))
 }
 
-/// `Aᵀ x`: 4 products to 2 outputs, 6 to 3 or 4, 8 to 6.
+/// `Aᵀ x`: 3 or 4 products to 2 outputs, 6 to 3 or 4, 8 to 6.
 #[inline(always)]
 pub(super) fn output<S: Simd, const PRODUCTS: usize, const OUTPUTS: usize>(
     s: S,
     x: [S::V; PRODUCTS],
 ) -> [S::V; OUTPUTS] {
     let mut y = [x[0]; OUTPUTS];
+    if PRODUCTS == 3 {
+        (y[0], y[1]) = (s.add(x[1], x[0]), s.add(x[1], x[2]));
+        return y;
+    }
     let (sum, difference) = (s.add(x[1], x[2]), s.sub(x[1], x[2]));
     if PRODUCTS == 4 {
         y[0] = s.add(x[0], sum);
