@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nets import NETS, Net, build
+from nets import NETS, Net, build, known
 from peers.engine import INPUT, ONNX, PARAMETERS, SAVED, SPEC, TARGET, Array
 from peers.processes import Worker
 from peers.tasks import TASKS, Task
@@ -180,6 +180,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "nets",
         nargs="*",
+        type=known,
         metavar="NET",
         help=f"of {', '.join(NETS)}; default {standard['inference']}; with --train {standard['training']}",
     )
@@ -203,9 +204,6 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--label", default="", help="added to the record's name")
     args = parser.parse_args()
     task = TASKS[args.task]
-    for net in args.nets:
-        if net not in NETS:
-            parser.error(f"unknown network {net!r}; known: {', '.join(NETS)}")
     for name in args.only or ():
         if name not in task.libraries:
             parser.error(f"unknown library {name!r}; known: {', '.join(task.libraries)}")
@@ -232,7 +230,7 @@ def main() -> int:
     }
     if (record["load"] or 0) > 0.5:
         print(f"warning: other processes keep the machine busy (load {record['load']})", file=sys.stderr)
-    for net in (NETS[name] for name in args.nets or task.nets):
+    for net in args.nets or [NETS[name] for name in task.nets]:
         print(f"-- {net.name}: {', '.join(libraries)}", file=sys.stderr, flush=True)
         found = measure(
             net,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -52,6 +53,28 @@ NETS = {
         unet("unet_plus_plus", "resnet18", (96, 96, 96, 4)),
     )
 }
+
+
+def arguments(description: str | None, defaults: Sequence[str]) -> argparse.ArgumentParser:
+    """A parser that takes names of networks, and these if it is given none."""
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    parser.add_argument(
+        "nets",
+        nargs="*",
+        type=known,
+        metavar="NET",
+        default=[NETS[name] for name in defaults],
+        help=f"of {', '.join(NETS)}; default {', '.join(defaults)}",
+    )
+    return parser
+
+
+def known(name: str) -> Net:
+    if name not in NETS:
+        raise argparse.ArgumentTypeError(f"unknown network {name!r}; known: {', '.join(NETS)}")
+    return NETS[name]
 
 
 def build(net: Net) -> rr.Model:

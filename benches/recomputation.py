@@ -9,18 +9,16 @@ as they are. The two ways take turns in one process, and must end with the same 
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import sys
 import time
-from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from nets import NETS, Net, build
-from records import environment, record_path
+from nets import Net, arguments, build
+from records import Page
 
 if TYPE_CHECKING:
     import resnet_rs as rr
@@ -91,57 +89,32 @@ def row(net: Net, batch: int, plain: Way, less: Way) -> str:
     return f"| {net.name} | {' x '.join(map(str, (batch, *net.input_shape)))} | {memory} | {duration} |"
 
 
-def parse(available: int) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
-    parser.add_argument(
-        "nets", nargs="*", metavar="NET", help=f"of {', '.join(NETS)}; default {', '.join(DEFAULT_NETS)}"
-    )
-    parser.add_argument("--size", type=int, help="edge of volumes (default 96)")
-    parser.add_argument("--batch", type=int, help="images or volumes per step (default 1; 16 images)")
-    parser.add_argument("--threads", type=int, default=available, help="default %(default)s")
-    parser.add_argument("--rounds", type=int, default=7, help="steps that each way gets (default %(default)s)")
-    parser.add_argument("--save", action="store_true", help="write benches/records/<cpu>/<date>-recomputation.md")
-    args = parser.parse_args()
-    for net in args.nets:
-        if net not in NETS:
-            parser.error(f"unknown network {net!r}; known: {', '.join(NETS)}")
-    return args
-
-
 def main() -> int:
     import resnet_rs as rr
 
-    args = parse(rr.get_num_threads())
+    parser = arguments(__doc__, DEFAULT_NETS)
+    parser.add_argument("--size", type=int, help="edge of volumes (default 96)")
+    parser.add_argument("--batch", type=int, help="images or volumes per step (default 1; 16 images)")
+    parser.add_argument("--threads", type=int, default=rr.get_num_threads(), help="default %(default)s")
+    parser.add_argument("--rounds", type=int, default=7, help="steps that each way gets (default %(default)s)")
+    parser.add_argument("--save", action="store_true", help="write benches/records/<cpu>/<date>-recomputation.md")
+    args = parser.parse_args()
     rr.set_num_threads(args.threads)
-    machine: dict[str, Any] = environment()
-    date = datetime.now(timezone.utc).isoformat(timespec="seconds")
-    page = [
-        f"# {machine['cpu']}, {args.threads} threads, {date[:10]}: recomputation",
-        "",
-        f"- command: `{' '.join(['benches/recomputation.py', *sys.argv[1:]])}`",
-        f"- versions: resnet_rs {rr.__version__}, CPython {machine['python']}, {machine['system']}",
-        f"- kernels: {machine['cpu_info'].get('isa', '?')}",
-        f"- load of the machine before: {machine['load']}",
+    notes = (
         f"- medians of {args.rounds} steps (forward, loss, backward, descent with momentum), in turns",
         "- memory of activations, their gradients and scratch",
         "",
         "| network | input | MiB | with `recompute` | | ms | with `recompute` | |",
         "|---|---|--:|--:|--:|--:|--:|--:|",
-    ]
-    print("\n".join(page), flush=True)
-    for name in args.nets or DEFAULT_NETS:
-        net = NETS[name]
+    )
+    page = Page("recomputation", "recomputation", args.threads, notes)
+    for net in args.nets:
         if args.size and len(net.input_shape) == 4:
             net = net._replace(input_shape=(*[args.size] * 3, net.input_shape[-1]))
         batch = batch_of(net, args.batch)
-        page.append(row(net, batch, *measure(net, batch, args.rounds)))
-        print(page[-1], flush=True)
+        page.add(row(net, batch, *measure(net, batch, args.rounds)))
     if args.save:
-        path = record_path(machine["cpu"], date, "recomputation").with_suffix(".md")
-        path.write_text("\n".join([*page, ""]))
-        print(f"\nwritten: {path}")
+        page.save()
     return 0
 
 
