@@ -12,8 +12,9 @@ import pytest
 
 import compare
 import records
+import resnet_rs as rr
 from nets import Net
-from peers.tasks import TRAINING
+from peers.tasks import INFERENCE, TRAINING
 
 BENCHES = Path(__file__).parents[1] / "benches"
 # Few layers; every operator of the networks that `--train` measures by default, and some points in each batch norm.
@@ -91,6 +92,10 @@ def test_comparison_of_training_runs() -> None:
     rows = step(TINY[0], ["resnet_rs"], batch=2)
     assert rows.keys() == {"resnet_rs"}
     assert rows["resnet_rs"]["correct"]
+
+
+def test_the_version_is_that_of_the_tree_that_runs() -> None:
+    assert TRAINING.installed()["resnet_rs"] == INFERENCE.installed()["resnet_rs"] == rr.__version__
 
 
 @pytest.mark.skipif(importlib.util.find_spec("tensorflow") is None, reason="needs tensorflow")
