@@ -22,6 +22,10 @@ class Net(NamedTuple):
     input_shape: tuple[int, ...]
     arguments: Mapping[str, Any] = MappingProxyType({"num_classes": 1000})
 
+    def batch(self, images: int) -> int:
+        """What a batch usually has: one volume, or so many images."""
+        return 1 if len(self.input_shape) == 4 else images
+
 
 def unet(model: str, encoder: str, input_shape: tuple[int, ...]) -> Net:
     """A segmentation network, such as unet-resnet18-3d."""
@@ -86,6 +90,16 @@ def build(net: Net) -> rr.Model:
     soften(weights, model.graph.spec())
     model.load_weights(weights, naming="native")
     return model
+
+
+def random_target(
+    model: rr.Model, batch: int, rng: np.random.Generator
+) -> NDArray[np.float32] | np.ndarray[Any, np.dtype[np.int64]]:
+    """Class numbers (n, ...); where the network has one output channel a mask (n, ..., 1) of float32."""
+    *points, channels = (batch, *(size or 1 for size in model.output_shape[1:]))
+    if channels == 1:
+        return rng.integers(0, 2, (*points, 1)).astype(np.float32)
+    return rng.integers(0, channels, points)
 
 
 def random_weights(tensors: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[np.float32]]:

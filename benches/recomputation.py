@@ -12,16 +12,12 @@ from __future__ import annotations
 import statistics
 import sys
 import time
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
-from nets import Net, arguments, build
+from nets import Net, arguments, build, random_target
 from records import Page
-
-if TYPE_CHECKING:
-    import resnet_rs as rr
 
 DEFAULT_NETS = ("unet-resnet18-3d", "unet-seresnet50-3d", "unet_plus_plus-resnet18-3d", "resnet18-3d", "resnet50")
 
@@ -33,26 +29,6 @@ class Way(NamedTuple):
     milliseconds: float
 
 
-def batch_of(net: Net, batch: int | None) -> int:
-    """One volume, or 16 images."""
-    return batch or (1 if len(net.input_shape) == 4 else 16)
-
-
-def arena(model: rr.Model, shape: tuple[int, ...], *, recompute: bool) -> float:
-    """MiB of a step's activations, their gradients and scratch."""
-    n, *spatial, c = shape
-    d, h, w = spatial if len(spatial) == 3 else (1, *spatial)
-    node, flags = model.graph.outputs["output"], model.trainable_flags()
-    network = model._network
-    return network.training_bytes((n, d, h, w, c), [node], trainable=flags, recompute=recompute) / 2**20
-
-
-def target_of(model: rr.Model, batch: int, rng: np.random.Generator) -> NDArray[Any]:
-    if model.graph.rank + 2 == len(model.output_shape):
-        return (rng.random((batch, *(size or 1 for size in model.output_shape[1:]))) < 0.5).astype(np.float32)
-    return rng.integers(0, model.output_channels(), batch)
-
-
 def measure(net: Net, batch: int, rounds: int) -> tuple[Way, Way]:
     """A step without recomputation, and one with it."""
     import resnet_rs as rr
@@ -62,7 +38,7 @@ def measure(net: Net, batch: int, rounds: int) -> tuple[Way, Way]:
     models = []
     for recompute in (False, True):
         model = build(net)
-        target = target_of(model, batch, np.random.default_rng(1))
+        target = random_target(model, batch, np.random.default_rng(1))
         loss = "binary_crossentropy" if target.dtype == np.float32 else "sparse_categorical_crossentropy"
         model.compile(rr.optimizers.SGD(1e-3, momentum=0.9), loss, recompute=recompute)
         models.append(model)
@@ -77,7 +53,7 @@ def measure(net: Net, batch: int, rounds: int) -> tuple[Way, Way]:
     if any(value.tobytes() != again[name].tobytes() for name, value in kept.items()):
         raise RuntimeError(f"{net.name}: recomputation changed the trained weights")
     plain, less = (
-        Way(arena(model, x.shape, recompute=recompute), statistics.median(found[1:]))
+        Way(model.training_bytes(x.shape, recompute=recompute) / 2**20, statistics.median(found[1:]))
         for recompute, model, found in zip((False, True), models, times, strict=True)
     )
     return plain, less
@@ -111,7 +87,7 @@ def main() -> int:
     for net in args.nets:
         if args.size and len(net.input_shape) == 4:
             net = net._replace(input_shape=(*[args.size] * 3, net.input_shape[-1]))
-        batch = batch_of(net, args.batch)
+        batch = args.batch or net.batch(images=16)
         page.add(row(net, batch, *measure(net, batch, args.rounds)))
     if args.save:
         page.save()

@@ -42,7 +42,7 @@ def measure(net: Net, args: argparse.Namespace) -> list[Case]:
     models = {size: build(net._replace(input_shape=(*size, channels))) for size in {shape[1:] for shape in shapes}}
     rng = np.random.default_rng(0)
     cases = [(models[shape[1:]], rng.standard_normal((*shape, channels), dtype=np.float32)) for shape in shapes]
-    gigaflops = [sum(layer["flops"] for layer in model.profile(x, repeats=1)) / 1e9 for model, x in cases]
+    gigaflops = [model.profile(x, repeats=1).flops / 1e9 for model, x in cases]
     times: list[list[float]] = [[] for _ in cases]
     for _ in range(args.rounds + 1):
         for (model, x), found in zip(cases, times, strict=True):
