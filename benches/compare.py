@@ -23,18 +23,15 @@ from collections.abc import Mapping
 from contextlib import closing
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from nets import NETS, Net, build
+from nets import NETS, Net, build, known, random_target
 from peers.engine import INPUT, ONNX, PARAMETERS, SAVED, SPEC, TARGET, Array
 from peers.processes import Worker
 from peers.tasks import TASKS, Task
 from records import environment, show, write
-
-if TYPE_CHECKING:
-    import resnet_rs as rr
 
 OURS = "resnet_rs"
 
@@ -61,14 +58,6 @@ def export(net: Net, batch: int, folder: Path, wanted: set[str]) -> None:
         np.savez(folder / PARAMETERS, **parameters)  # type: ignore[arg-type]
     if TARGET in wanted:
         np.save(folder / TARGET, random_target(model, batch, rng))
-
-
-def random_target(model: rr.Model, batch: int, rng: np.random.Generator) -> Array | np.ndarray[Any, np.dtype[np.int64]]:
-    """Class numbers (n, ...); where the network has one output channel a mask (n, ..., 1) of float32."""
-    *points, channels = (batch, *(size or 1 for size in model.output_shape[1:]))
-    if channels == 1:
-        return rng.integers(0, 2, (*points, 1)).astype(np.float32)
-    return rng.integers(0, channels, points)
 
 
 def differences(task: Task, results: Mapping[str, Mapping[str, Array]]) -> dict[str, dict[str, float]]:
@@ -180,6 +169,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "nets",
         nargs="*",
+        type=known,
         metavar="NET",
         help=f"of {', '.join(NETS)}; default {standard['inference']}; with --train {standard['training']}",
     )
@@ -203,9 +193,6 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--label", default="", help="added to the record's name")
     args = parser.parse_args()
     task = TASKS[args.task]
-    for net in args.nets:
-        if net not in NETS:
-            parser.error(f"unknown network {net!r}; known: {', '.join(NETS)}")
     for name in args.only or ():
         if name not in task.libraries:
             parser.error(f"unknown library {name!r}; known: {', '.join(task.libraries)}")
@@ -232,13 +219,13 @@ def main() -> int:
     }
     if (record["load"] or 0) > 0.5:
         print(f"warning: other processes keep the machine busy (load {record['load']})", file=sys.stderr)
-    for net in (NETS[name] for name in args.nets or task.nets):
+    for net in args.nets or [NETS[name] for name in task.nets]:
         print(f"-- {net.name}: {', '.join(libraries)}", file=sys.stderr, flush=True)
         found = measure(
             net,
             args.task,
             list(libraries),
-            batch=args.batch or (task.image_batch if len(net.input_shape) == 3 else 1),
+            batch=args.batch or net.batch(task.image_batch),
             threads=args.threads,
             rounds=args.rounds or task.rounds,
             slice_ms=args.slice,

@@ -51,13 +51,11 @@ def main() -> int:
     model = build(net)
     x = np.random.default_rng(1).standard_normal((args.batch, *net.input_shape), dtype=np.float32)
     peak = args.peak or measured_peak()
-    layers = list(model.profile(x))
-    total = sum(layer["milliseconds"] for layer in layers)
-    gflop = sum(layer["flops"] for layer in layers) / 1e9
+    profile = model.profile(x)
+    total, gflop = profile.milliseconds, profile.flops / 1e9
     print(f"{net.name}, {args.threads} threads, {rr.cpu_info()['isa']}, peak {peak:.0f} GFLOP/s")
     print(f"{'layer':36} {'algorithm':24} {'ms':>8} {'%':>6} {'GFLOP/s':>8} {'of peak':>8}")
-    if args.top:
-        layers = sorted(layers, key=lambda layer: -layer["milliseconds"])[: args.top]
+    layers = sorted(profile, key=lambda layer: -layer["milliseconds"])[: args.top] if args.top else profile
     for layer in layers:
         milliseconds = layer["milliseconds"]
         speed = layer["flops"] / 1e6 / milliseconds if milliseconds else 0.0

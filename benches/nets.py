@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -20,6 +21,10 @@ class Net(NamedTuple):
     model: str
     input_shape: tuple[int, ...]
     arguments: Mapping[str, Any] = MappingProxyType({"num_classes": 1000})
+
+    def batch(self, images: int) -> int:
+        """What a batch usually has: one volume, or so many images."""
+        return 1 if len(self.input_shape) == 4 else images
 
 
 def unet(model: str, encoder: str, input_shape: tuple[int, ...]) -> Net:
@@ -54,6 +59,28 @@ NETS = {
 }
 
 
+def arguments(description: str | None, defaults: Sequence[str]) -> argparse.ArgumentParser:
+    """A parser that takes names of networks, and these if it is given none."""
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    parser.add_argument(
+        "nets",
+        nargs="*",
+        type=known,
+        metavar="NET",
+        default=[NETS[name] for name in defaults],
+        help=f"of {', '.join(NETS)}; default {', '.join(defaults)}",
+    )
+    return parser
+
+
+def known(name: str) -> Net:
+    if name not in NETS:
+        raise argparse.ArgumentTypeError(f"unknown network {name!r}; known: {', '.join(NETS)}")
+    return NETS[name]
+
+
 def build(net: Net) -> rr.Model:
     """The model with deterministic weights and linear outputs (logits)."""
     import resnet_rs as rr
@@ -63,6 +90,16 @@ def build(net: Net) -> rr.Model:
     soften(weights, model.graph.spec())
     model.load_weights(weights, naming="native")
     return model
+
+
+def random_target(
+    model: rr.Model, batch: int, rng: np.random.Generator
+) -> NDArray[np.float32] | np.ndarray[Any, np.dtype[np.int64]]:
+    """Class numbers (n, ...); where the network has one output channel a mask (n, ..., 1) of float32."""
+    *points, channels = (batch, *(size or 1 for size in model.output_shape[1:]))
+    if channels == 1:
+        return rng.integers(0, 2, (*points, 1)).astype(np.float32)
+    return rng.integers(0, channels, points)
 
 
 def random_weights(tensors: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[np.float32]]:

@@ -9,21 +9,15 @@ as they are. The two ways take turns in one process, and must end with the same 
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import sys
 import time
-from datetime import datetime, timezone
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
-from nets import NETS, Net, build
-from records import environment, record_path
-
-if TYPE_CHECKING:
-    import resnet_rs as rr
+from nets import Net, arguments, build, random_target
+from records import Page
 
 DEFAULT_NETS = ("unet-resnet18-3d", "unet-seresnet50-3d", "unet_plus_plus-resnet18-3d", "resnet18-3d", "resnet50")
 
@@ -35,26 +29,6 @@ class Way(NamedTuple):
     milliseconds: float
 
 
-def batch_of(net: Net, batch: int | None) -> int:
-    """One volume, or 16 images."""
-    return batch or (1 if len(net.input_shape) == 4 else 16)
-
-
-def arena(model: rr.Model, shape: tuple[int, ...], *, recompute: bool) -> float:
-    """MiB of a step's activations, their gradients and scratch."""
-    n, *spatial, c = shape
-    d, h, w = spatial if len(spatial) == 3 else (1, *spatial)
-    node, flags = model.graph.outputs["output"], model.trainable_flags()
-    network = model._network
-    return network.training_bytes((n, d, h, w, c), [node], trainable=flags, recompute=recompute) / 2**20
-
-
-def target_of(model: rr.Model, batch: int, rng: np.random.Generator) -> NDArray[Any]:
-    if model.graph.rank + 2 == len(model.output_shape):
-        return (rng.random((batch, *(size or 1 for size in model.output_shape[1:]))) < 0.5).astype(np.float32)
-    return rng.integers(0, model.output_channels(), batch)
-
-
 def measure(net: Net, batch: int, rounds: int) -> tuple[Way, Way]:
     """A step without recomputation, and one with it."""
     import resnet_rs as rr
@@ -64,7 +38,7 @@ def measure(net: Net, batch: int, rounds: int) -> tuple[Way, Way]:
     models = []
     for recompute in (False, True):
         model = build(net)
-        target = target_of(model, batch, np.random.default_rng(1))
+        target = random_target(model, batch, np.random.default_rng(1))
         loss = "binary_crossentropy" if target.dtype == np.float32 else "sparse_categorical_crossentropy"
         model.compile(rr.optimizers.SGD(1e-3, momentum=0.9), loss, recompute=recompute)
         models.append(model)
@@ -79,7 +53,7 @@ def measure(net: Net, batch: int, rounds: int) -> tuple[Way, Way]:
     if any(value.tobytes() != again[name].tobytes() for name, value in kept.items()):
         raise RuntimeError(f"{net.name}: recomputation changed the trained weights")
     plain, less = (
-        Way(arena(model, x.shape, recompute=recompute), statistics.median(found[1:]))
+        Way(model.training_bytes(x.shape, recompute=recompute) / 2**20, statistics.median(found[1:]))
         for recompute, model, found in zip((False, True), models, times, strict=True)
     )
     return plain, less
@@ -91,57 +65,32 @@ def row(net: Net, batch: int, plain: Way, less: Way) -> str:
     return f"| {net.name} | {' x '.join(map(str, (batch, *net.input_shape)))} | {memory} | {duration} |"
 
 
-def parse(available: int) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
-    parser.add_argument(
-        "nets", nargs="*", metavar="NET", help=f"of {', '.join(NETS)}; default {', '.join(DEFAULT_NETS)}"
-    )
-    parser.add_argument("--size", type=int, help="edge of volumes (default 96)")
-    parser.add_argument("--batch", type=int, help="images or volumes per step (default 1; 16 images)")
-    parser.add_argument("--threads", type=int, default=available, help="default %(default)s")
-    parser.add_argument("--rounds", type=int, default=7, help="steps that each way gets (default %(default)s)")
-    parser.add_argument("--save", action="store_true", help="write benches/records/<cpu>/<date>-recomputation.md")
-    args = parser.parse_args()
-    for net in args.nets:
-        if net not in NETS:
-            parser.error(f"unknown network {net!r}; known: {', '.join(NETS)}")
-    return args
-
-
 def main() -> int:
     import resnet_rs as rr
 
-    args = parse(rr.get_num_threads())
+    parser = arguments(__doc__, DEFAULT_NETS)
+    parser.add_argument("--size", type=int, help="edge of volumes (default 96)")
+    parser.add_argument("--batch", type=int, help="images or volumes per step (default 1; 16 images)")
+    parser.add_argument("--threads", type=int, default=rr.get_num_threads(), help="default %(default)s")
+    parser.add_argument("--rounds", type=int, default=7, help="steps that each way gets (default %(default)s)")
+    parser.add_argument("--save", action="store_true", help="write benches/records/<cpu>/<date>-recomputation.md")
+    args = parser.parse_args()
     rr.set_num_threads(args.threads)
-    machine: dict[str, Any] = environment()
-    date = datetime.now(timezone.utc).isoformat(timespec="seconds")
-    page = [
-        f"# {machine['cpu']}, {args.threads} threads, {date[:10]}: recomputation",
-        "",
-        f"- command: `{' '.join(['benches/recomputation.py', *sys.argv[1:]])}`",
-        f"- versions: resnet_rs {rr.__version__}, CPython {machine['python']}, {machine['system']}",
-        f"- kernels: {machine['cpu_info'].get('isa', '?')}",
-        f"- load of the machine before: {machine['load']}",
+    notes = (
         f"- medians of {args.rounds} steps (forward, loss, backward, descent with momentum), in turns",
         "- memory of activations, their gradients and scratch",
         "",
         "| network | input | MiB | with `recompute` | | ms | with `recompute` | |",
         "|---|---|--:|--:|--:|--:|--:|--:|",
-    ]
-    print("\n".join(page), flush=True)
-    for name in args.nets or DEFAULT_NETS:
-        net = NETS[name]
+    )
+    page = Page("recomputation", "recomputation", args.threads, notes)
+    for net in args.nets:
         if args.size and len(net.input_shape) == 4:
             net = net._replace(input_shape=(*[args.size] * 3, net.input_shape[-1]))
-        batch = batch_of(net, args.batch)
-        page.append(row(net, batch, *measure(net, batch, args.rounds)))
-        print(page[-1], flush=True)
+        batch = args.batch or net.batch(images=16)
+        page.add(row(net, batch, *measure(net, batch, args.rounds)))
     if args.save:
-        path = record_path(machine["cpu"], date, "recomputation").with_suffix(".md")
-        path.write_text("\n".join([*page, ""]))
-        print(f"\nwritten: {path}")
+        page.save()
     return 0
 
 

@@ -7,6 +7,8 @@ import os
 import platform
 import re
 import sys
+from collections.abc import Sequence
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -116,6 +118,36 @@ def markdown(record: dict[str, Any]) -> str:
         "- each library in its own process, in turns; `ours / it` below 1 means that resnet_rs is faster",
     ]
     return "\n".join([*head, *(markdown_table(result) for result in record["nets"]), ""])
+
+
+class Page:
+    """A record that is printed as it grows: `add` what was found, `save` it as <cpu>/<date>-<name>.md."""
+
+    def __init__(self, name: str, title: str, threads: int, notes: Sequence[str]) -> None:
+        import resnet_rs as rr
+
+        self.name, self.lines = name, list[str]()
+        self.machine = environment()
+        self.date = datetime.now(timezone.utc).isoformat(timespec="seconds")
+        command = " ".join([f"benches/{Path(sys.argv[0]).name}", *sys.argv[1:]])
+        self.add(
+            f"# {self.machine['cpu']}, {threads} threads, {self.date[:10]}: {title}",
+            "",
+            f"- command: `{command}`",
+            f"- versions: resnet_rs {rr.__version__}, CPython {self.machine['python']}, {self.machine['system']}",
+            f"- kernels: {self.machine['cpu_info'].get('isa', '?')}",
+            f"- load of the machine before: {self.machine['load']}",
+            *notes,
+        )
+
+    def add(self, *lines: str) -> None:
+        self.lines += lines
+        print("\n".join(lines), flush=True)
+
+    def save(self) -> None:
+        path = record_path(self.machine["cpu"], self.date, self.name).with_suffix(".md")
+        path.write_text("\n".join([*self.lines, ""]))
+        print(f"\nwritten: {path}")
 
 
 def record_path(cpu: str, date: str, *labels: str) -> Path:

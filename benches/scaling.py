@@ -14,13 +14,12 @@ import argparse
 import statistics
 import sys
 import time
-from datetime import datetime, timezone
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
-from nets import NETS, build
-from records import environment, record_path
+from nets import Net, arguments, build
+from records import Page
 
 DEFAULT_NETS = ("resnet18", "resnet50", "resnext50", "resnet18-3d", "unet-resnet18-3d")
 
@@ -34,9 +33,8 @@ class Case(NamedTuple):
     milliseconds: float
 
 
-def measure(name: str, args: argparse.Namespace) -> list[Case]:
+def measure(net: Net, args: argparse.Namespace) -> list[Case]:
     """The cases of one network: batches of its own images, or volumes of several sizes."""
-    net = NETS[name]
     *spatial, channels = net.input_shape
     shapes = (
         [(1, size, size, size) for size in args.sizes] if len(spatial) == 3 else [(n, *spatial) for n in args.batches]
@@ -44,7 +42,7 @@ def measure(name: str, args: argparse.Namespace) -> list[Case]:
     models = {size: build(net._replace(input_shape=(*size, channels))) for size in {shape[1:] for shape in shapes}}
     rng = np.random.default_rng(0)
     cases = [(models[shape[1:]], rng.standard_normal((*shape, channels), dtype=np.float32)) for shape in shapes]
-    gigaflops = [sum(layer["flops"] for layer in model.profile(x, repeats=1)) / 1e9 for model, x in cases]
+    gigaflops = [model.profile(x, repeats=1).flops / 1e9 for model, x in cases]
     times: list[list[float]] = [[] for _ in cases]
     for _ in range(args.rounds + 1):
         for (model, x), found in zip(cases, times, strict=True):
@@ -73,49 +71,23 @@ def table(name: str, cases: list[Case]) -> str:
     return "\n".join(lines)
 
 
-def parse(available: int) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
-    parser.add_argument(
-        "nets", nargs="*", metavar="NET", help=f"of {', '.join(NETS)}; default {', '.join(DEFAULT_NETS)}"
-    )
-    parser.add_argument("--sizes", type=int, nargs="+", default=[64, 96, 128, 160], help="edges of volumes")
-    parser.add_argument("--batches", type=int, nargs="+", default=[1, 2, 4, 8, 16], help="images in a batch")
-    parser.add_argument("--threads", type=int, default=available, help="default %(default)s")
-    parser.add_argument("--rounds", type=int, default=7, help="turns that each case gets (default %(default)s)")
-    parser.add_argument("--save", action="store_true", help="write benches/records/<cpu>/<date>-scaling.md")
-    args = parser.parse_args()
-    for net in args.nets:
-        if net not in NETS:
-            parser.error(f"unknown network {net!r}; known: {', '.join(NETS)}")
-    return args
-
-
 def main() -> int:
     import resnet_rs as rr
 
-    args = parse(rr.get_num_threads())
+    parser = arguments(__doc__, DEFAULT_NETS)
+    parser.add_argument("--sizes", type=int, nargs="+", default=[64, 96, 128, 160], help="edges of volumes")
+    parser.add_argument("--batches", type=int, nargs="+", default=[1, 2, 4, 8, 16], help="images in a batch")
+    parser.add_argument("--threads", type=int, default=rr.get_num_threads(), help="default %(default)s")
+    parser.add_argument("--rounds", type=int, default=7, help="turns that each case gets (default %(default)s)")
+    parser.add_argument("--save", action="store_true", help="write benches/records/<cpu>/<date>-scaling.md")
+    args = parser.parse_args()
     rr.set_num_threads(args.threads)
-    machine: dict[str, Any] = environment()
-    date = datetime.now(timezone.utc).isoformat(timespec="seconds")
-    page = [
-        f"# {machine['cpu']}, {args.threads} threads, {date[:10]}: cost over work",
-        "",
-        f"- command: `{' '.join(['benches/scaling.py', *sys.argv[1:]])}`",
-        f"- versions: resnet_rs {rr.__version__}, CPython {machine['python']}, {machine['system']}",
-        f"- kernels: {machine['cpu_info'].get('isa', '?')}",
-        f"- load of the machine before: {machine['load']}",
-        "- FLOPs are those of the direct algorithms; cost / work: time for a FLOP over that of the smallest case",
-    ]
-    print("\n".join(page), flush=True)
-    for name in args.nets or DEFAULT_NETS:
-        page.append(table(name, measure(name, args)))
-        print(page[-1], flush=True)
+    notes = ("- FLOPs are those of the direct algorithms; cost / work: time for a FLOP over that of the smallest case",)
+    page = Page("scaling", "cost over work", args.threads, notes)
+    for net in args.nets:
+        page.add(table(net.name, measure(net, args)))
     if args.save:
-        path = record_path(machine["cpu"], date, "scaling").with_suffix(".md")
-        path.write_text("\n".join([*page, ""]))
-        print(f"\nwritten: {path}")
+        page.save()
     return 0
 
 

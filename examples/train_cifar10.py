@@ -100,7 +100,7 @@ def main() -> int:
     parser.add_argument("--rate", type=float, default=0.2, help="highest learning rate (default %(default)s)")
     parser.add_argument("--small", type=int, default=22, help="epochs on pieces of pictures (default %(default)s)")
     parser.add_argument("--piece", type=int, default=24, help="edge of these pieces (default %(default)s)")
-    parser.add_argument("--cutout", type=int, default=8, help="edge of the blank square (default %(default)s)")
+    parser.add_argument("--cutout", type=int, default=8, help="edge of the blank square, 0: none (default %(default)s)")
     parser.add_argument("--smoothing", type=float, default=0.1, help="of labels (default %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="default %(default)s")
     parser.add_argument("--validate", type=int, default=5, help="test every so many epochs (default %(default)s)")
@@ -119,9 +119,10 @@ def main() -> int:
     options = {"batch_size": args.batch, "seed": args.seed, "drop_remainder": True}
     flip = rr.data.RandomFlip(axes=1)
     small = rr.data.ArrayDataset(x, y, augment=[rr.data.RandomCrop(args.piece), flip, normalize], **options)
-    crop = rr.data.RandomCrop(32, padding=4)
-    cutout = rr.data.CutOut(args.cutout, probability=float(args.cutout > 0))
-    training = Growing(small, args.small, x, y, augment=[crop, flip, normalize, cutout], **options)
+    crops = [rr.data.RandomCrop(32, padding=4), flip, normalize]
+    if args.cutout:
+        crops.append(rr.data.CutOut(args.cutout))
+    training = Growing(small, args.small, x, y, augment=crops, **options)
     testing = rr.data.ArrayDataset(x_test, y_test, batch_size=250, shuffle=False, augment=[normalize])
 
     model = rr.create_model(

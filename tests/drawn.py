@@ -7,11 +7,19 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
+from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from resnet_rs import _core
 
+# Of tests whose failure must be there again when it is looked for; a test may have other `max_examples`.
+PROPERTY_BASED = settings(
+    max_examples=120,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+)
 CHANNELS = st.sampled_from([1, 2, 3, 4, 5, 7, 8, 15, 16, 17, 24, 31, 32, 33, 48, 64])
 
 

@@ -12,8 +12,10 @@ import pytest
 
 import compare
 import records
+import resnet_rs as rr
 from nets import Net
-from peers.tasks import TRAINING
+from peers.engine import INPUT, SAVED, TARGET
+from peers.tasks import INFERENCE, TRAINING, Agreement
 
 BENCHES = Path(__file__).parents[1] / "benches"
 # Few layers; every operator of the networks that `--train` measures by default, and some points in each batch norm.
@@ -90,7 +92,35 @@ def test_comparison_runs() -> None:
 def test_comparison_of_training_runs() -> None:
     rows = step(TINY[0], ["resnet_rs"], batch=2)
     assert rows.keys() == {"resnet_rs"}
-    assert rows["resnet_rs"]["correct"]
+    # It is its own reference here: what was compared is there and finite.
+    assert rows["resnet_rs"]["differences"] == {"losses": 0, "gradients": 0}
+
+
+def test_what_is_compared_is_a_step_of_training(tmp_path: Path) -> None:
+    """The loss by its formula, its gradient by hand, and the parameters' by the way back of the network alone."""
+    ours, batch = TRAINING.libraries["resnet_rs"], 4
+    compare.export(TINY[0], batch, tmp_path, set(ours.reads))
+    with rr.num_threads(2):
+        engine = ours.engine(tmp_path, 2)
+        results = engine.results(engine.run())
+    model, x, target = rr.load(tmp_path / SAVED), np.load(tmp_path / INPUT), np.load(tmp_path / TARGET)
+    exponentials = np.exp(model.forward(x, training=True).astype(np.float64))
+    probabilities = exponentials / exponentials.sum(axis=1, keepdims=True)
+    loss = -np.log(probabilities[np.arange(batch), target]).mean()
+    model.backward((probabilities - np.eye(10)[target]) / batch)
+
+    losses = results.pop("losses")
+    assert losses[0] == pytest.approx(loss, rel=1e-5)
+    # Twice the weights have moved, downhill.
+    assert losses[0] > losses[1] > losses[2]
+    gradients = model.gradients()
+    assert results.keys() == {f"gradients/{name}" for name in gradients}
+    for name, gradient in gradients.items():
+        assert Agreement(2, 0).difference(results[f"gradients/{name}"], gradient) < 1e-4, name
+
+
+def test_the_version_is_that_of_the_tree_that_runs() -> None:
+    assert TRAINING.installed()["resnet_rs"] == INFERENCE.installed()["resnet_rs"] == rr.__version__
 
 
 @pytest.mark.skipif(importlib.util.find_spec("tensorflow") is None, reason="needs tensorflow")

@@ -13,12 +13,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 import naive
-from drawn import CHANNELS, forced, maps, noise, windows
+from drawn import CHANNELS, PROPERTY_BASED, forced, maps, noise, windows
 from resnet_rs import _core
 from resnet_rs.graph import Builder, Tensor
 
@@ -31,12 +31,7 @@ TOLERANCE = 1e-4
 STEP = 1e-7
 
 pytestmark = pytest.mark.parametrize("isa", _core.available_isas())
-property_based = settings(
-    max_examples=40,
-    deadline=None,
-    derandomize=True,
-    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
-)
+property_based = settings(PROPERTY_BASED, max_examples=40)
 
 
 def gradients(

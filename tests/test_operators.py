@@ -11,25 +11,19 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 import naive
 import resnet_rs as rr
 import resnet_rs.functional as F
-from drawn import CHANNELS, exact, forced, maps, noise, windows
+from drawn import CHANNELS, PROPERTY_BASED, exact, forced, maps, noise, windows
 from resnet_rs import _core
 
 TOLERANCE = 2e-5
 
 pytestmark = pytest.mark.parametrize("isa", _core.available_isas())
-property_based = settings(
-    max_examples=120,
-    deadline=None,
-    derandomize=True,
-    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
-)
 
 
 def check(
@@ -50,7 +44,7 @@ def check(
 
 
 @given(data=st.data())
-@property_based
+@PROPERTY_BASED
 def test_conv(isa: str, data: st.DataObject) -> None:
     draw = data.draw
     window = draw(windows())
@@ -99,7 +93,7 @@ def test_conv_of_real_networks(isa: str, layer: tuple[int, int, int, int, int, t
 
 
 @given(data=st.data())
-@property_based
+@PROPERTY_BASED
 def test_conv_transpose(isa: str, data: st.DataObject) -> None:
     draw = data.draw
     rank = draw(st.sampled_from([2, 3]))
@@ -123,7 +117,7 @@ def test_conv_transpose(isa: str, data: st.DataObject) -> None:
 
 
 @given(data=st.data())
-@property_based
+@PROPERTY_BASED
 def test_max_pool(isa: str, data: st.DataObject) -> None:
     window = data.draw(windows(pool=True))
     x = noise(data.draw, data.draw(st.integers(1, 2)), *window.pop("dims"), data.draw(CHANNELS))
@@ -131,7 +125,7 @@ def test_max_pool(isa: str, data: st.DataObject) -> None:
 
 
 @given(data=st.data(), count_include_pad=st.booleans())
-@property_based
+@PROPERTY_BASED
 def test_avg_pool(isa: str, data: st.DataObject, count_include_pad: bool) -> None:
     window = data.draw(windows(pool=True))
     dims, kernel = window.pop("dims"), window["kernel"]
@@ -143,7 +137,7 @@ def test_avg_pool(isa: str, data: st.DataObject, count_include_pad: bool) -> Non
 
 
 @given(x=maps())
-@property_based
+@PROPERTY_BASED
 def test_global_pools(isa: str, x: NDArray[np.float32]) -> None:
     check(isa, naive.global_avg_pool(x.astype(np.float64)), F.global_avg_pool, x)
     check(isa, naive.global_max_pool(x.astype(np.float64)), F.global_max_pool, x)
@@ -155,7 +149,7 @@ def test_global_avg_pool_of_a_large_map_far_from_zero(isa: str) -> None:
 
 
 @given(x=maps(), data=st.data())
-@property_based
+@PROPERTY_BASED
 def test_batch_norm(isa: str, x: NDArray[np.float32], data: st.DataObject) -> None:
     c = x.shape[-1]
     mean, gamma, beta = (noise(data.draw, c) for _ in range(3))
@@ -165,7 +159,7 @@ def test_batch_norm(isa: str, x: NDArray[np.float32], data: st.DataObject) -> No
 
 
 @given(x=maps(), hidden=st.integers(1, 20), data=st.data())
-@property_based
+@PROPERTY_BASED
 def test_squeeze_excite(isa: str, x: NDArray[np.float32], hidden: int, data: st.DataObject) -> None:
     c = x.shape[-1]
     weights = noise(data.draw, hidden, c), noise(data.draw, hidden), noise(data.draw, c, hidden), noise(data.draw, c)
@@ -173,7 +167,7 @@ def test_squeeze_excite(isa: str, x: NDArray[np.float32], hidden: int, data: st.
 
 
 @given(n=st.integers(1, 40), c=CHANNELS, k=st.integers(1, 130), bias=st.booleans(), data=st.data())
-@property_based
+@PROPERTY_BASED
 def test_dense(isa: str, n: int, c: int, k: int, bias: bool, data: st.DataObject) -> None:
     x, w, b = noise(data.draw, n, c), noise(data.draw, k, c), noise(data.draw, k)
     want = naive.dense(*exact(x, w), b.astype(np.float64) if bias else None)
@@ -181,26 +175,26 @@ def test_dense(isa: str, n: int, c: int, k: int, bias: bool, data: st.DataObject
 
 
 @given(x=maps(), data=st.data(), mode=st.sampled_from(["nearest", "linear"]))
-@property_based
+@PROPERTY_BASED
 def test_upsample(isa: str, x: NDArray[np.float32], data: st.DataObject, mode: str) -> None:
     scale = [data.draw(st.integers(1, 3)) for _ in range(x.ndim - 2)]
     check(isa, naive.upsample(x.astype(np.float64), scale, mode), F.upsample, x, scale, mode)
 
 
 @given(x=maps(), function=st.sampled_from(sorted(naive.ACTIVATIONS)))
-@property_based
+@PROPERTY_BASED
 def test_activations(isa: str, x: NDArray[np.float32], function: str) -> None:
     check(isa, naive.ACTIVATIONS[function](4 * x.astype(np.float64)), F.activation, 4 * x, function)
 
 
 @given(x=maps())
-@property_based
+@PROPERTY_BASED
 def test_softmax(isa: str, x: NDArray[np.float32]) -> None:
     check(isa, naive.softmax(8 * x.astype(np.float64)), F.softmax, 8 * x)
 
 
 @given(x=maps(), data=st.data())
-@property_based
+@PROPERTY_BASED
 def test_add_and_concat(isa: str, x: NDArray[np.float32], data: st.DataObject) -> None:
     y = noise(data.draw, *x.shape)
     z = noise(data.draw, *x.shape[:-1], data.draw(CHANNELS))

@@ -119,6 +119,13 @@ def test_dropout_drops_in_training_alone() -> None:
     assert 0.3 < np.mean(dropped[0][kept != 0] == 0) < 0.7
 
 
+def test_dropout_of_nothing_is_no_operator() -> None:
+    first = backbone()
+    model = rr.Sequential([first, layers.Dropout(0), layers.GlobalMaxPooling2D(), layers.Dropout(0.0)])
+    assert model.graph.spec() == rr.Sequential([first, layers.GlobalMaxPooling2D()]).graph.spec()
+    assert rr.Model.from_config(model.get_config()).get_config() == model.get_config()
+
+
 def test_layers_on_maps() -> None:
     model = rr.Sequential([backbone(), layers.Dense(5, activation="sigmoid"), layers.Activation("tanh")])
     assert model.output_shape == (None, 4, 4, 5)

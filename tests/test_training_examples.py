@@ -116,7 +116,8 @@ def test_photographs_are_skipped_where_there_are_none(tmp_path: Path) -> None:
 def test_cifar10_writes_what_the_package_ships(tmp_path: Path) -> None:
     """Two epochs of noise; then, from the finished training, a file for the package: the training's own once more."""
     data, output = cifar_pictures(tmp_path / "data"), tmp_path / "output"
-    arguments = ["--data", data, "--output", output, "--epochs", "2", "--small", "1", "--seed", "3", "--threads", "2"]
+    recipe = ["--epochs", "2", "--small", "1", "--cutout", "0", "--seed", "3"]
+    arguments = ["--data", data, "--output", output, *recipe, "--threads", "2"]
     done = run("train_cifar10", *arguments)
     assert done.returncode == 0, done.stderr
     path = tmp_path / "package" / "shipped.safetensors"
@@ -129,6 +130,7 @@ def test_cifar10_writes_what_the_package_ships(tmp_path: Path) -> None:
     assert model.preprocessing is not None and model.preprocessing.resize == 1
     assert metadata["epochs"] == "2" and metadata["seed"] == "3"
     assert metadata["command"].startswith("examples/train_cifar10.py --model resnet20 --epochs 2 ")
+    assert " --cutout 0 " in metadata["command"]
     assert str(tmp_path) not in metadata["command"] and "--resume" not in metadata["command"]
     # The moving average, by which the training was tested, and not the weights that it averages.
     trained = rr.load(output / "checkpoint.safetensors").state_dict()

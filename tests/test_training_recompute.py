@@ -14,7 +14,7 @@ from training_nets import classifier, samples, weights_equal
 import resnet_rs as rr
 from resnet_rs import _core
 from resnet_rs.cli.recipe import Recipe
-from resnet_rs.errors import ArgumentError, MemoryLimitError
+from resnet_rs.errors import ArgumentError, MemoryLimitError, ShapeError
 
 
 def trans_unet() -> rr.Model:
@@ -58,13 +58,6 @@ def noise(*shape: int, seed: int = 0) -> NDArray[np.float32]:
     return np.random.default_rng(seed).standard_normal(shape, dtype=np.float32)
 
 
-def five(x: NDArray[np.float32]) -> tuple[int, int, int, int, int]:
-    """A shape with a depth."""
-    n, *sizes, c = x.shape
-    d, h, w = sizes if len(sizes) == 3 else (1, *sizes)
-    return n, d, h, w, c
-
-
 def step(model: rr.Model, *, recompute: bool) -> dict[str, NDArray[np.float32]]:
     """Everything that a step forward and a step backward leave."""
     x = noise(2, *model.input_shape[1:])
@@ -89,12 +82,8 @@ def test_recomputation_saves_memory_and_changes_no_bit(net: str) -> None:
             got = step(again, recompute=True)
         assert got.keys() == want.keys()
         assert [name for name, value in want.items() if value.tobytes() != got[name].tobytes()] == []
-    shape = five(noise(2, *model.input_shape[1:]))
-    node, flags = model.graph.outputs["output"], model.trainable_flags()
-    plain, less = (
-        model._network.training_bytes(shape, [node], trainable=flags, input_gradients=True, recompute=recompute)
-        for recompute in (False, True)
-    )
+    shape = (2, *(size or 0 for size in model.input_shape[1:]))
+    plain, less = (model.training_bytes(shape, input_gradient=True, recompute=recompute) for recompute in (False, True))
     assert less < 0.9 * plain
 
 
@@ -147,11 +136,7 @@ def test_one_may_change_ones_mind() -> None:
 def test_a_batch_that_only_fits_with_recomputation(monkeypatch: pytest.MonkeyPatch) -> None:
     model = classifier(input_shape=(32, 32, 2))
     x = noise(256, 32, 32, 2)
-    node, flags = model.graph.outputs["output"], model.trainable_flags()
-    plain, less = (
-        model._network.training_bytes(five(x), [node], trainable=flags, recompute=recompute)
-        for recompute in (False, True)
-    )
+    plain, less = (model.training_bytes(x.shape, recompute=recompute) for recompute in (False, True))
     assert less > 2**26
     there = (plain + less) // 2
     monkeypatch.setattr(rr.runtime, "available_memory", lambda: there)
@@ -173,9 +158,28 @@ def test_a_recipe_may_ask_for_it(tmp_path: Path) -> None:
         assert model._compiled is not None and model._compiled.recompute is want
 
 
+def test_the_memory_of_a_step_is_known_before() -> None:
+    model = classifier(input_shape=(12, 10, 2))
+    one, two = (model.training_bytes((batch, 12, 10, 2)) for batch in (1, 2))
+    assert one < two
+    model.freeze(until="fc")
+    frozen = model.training_bytes((2, 12, 10, 2))
+    assert frozen < two and frozen < model.training_bytes((2, 12, 10, 2), input_gradient=True)
+    first = classifier(input_shape=(2, 12, 10), data_format="channels_first")
+    assert first.training_bytes((2, 2, 12, 10)) == two
+    with pytest.raises(ShapeError, match=r"expected \(N, 12, 10, 2\), got \(2, 12, 10, 3\)"):
+        model.training_bytes((2, 12, 10, 3))
+    with pytest.raises(ShapeError, match="at least one sample"):
+        model.training_bytes((0, 12, 10, 2))
+    with pytest.raises(ArgumentError, match=r"batch_shape\[0\]: expected an int"):
+        model.training_bytes((2.5, 12, 10, 2))  # type: ignore[arg-type]
+
+
 def test_it_is_a_flag() -> None:
     model = classifier()
     with pytest.raises(ArgumentError, match="recompute"):
         model.compile("sgd", "sparse_categorical_crossentropy", recompute="yes")
+    with pytest.raises(ArgumentError, match="recompute"):
+        model.training_bytes((1, 8, 8, 2), recompute=None)  # type: ignore[arg-type]
     with pytest.raises(ArgumentError, match="recompute"):
         model.forward(np.zeros((1, 8, 8, 2)), training=True, recompute=1)  # type: ignore[arg-type]

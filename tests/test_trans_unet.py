@@ -190,8 +190,8 @@ def test_dropout_in_training() -> None:
 
     x = noise(2, 32, 48, 3)
     model, plain = (TransUNet(encoder=backbone(), **{**SMALL, "dropout_rate": rate}) for rate in (0.2, 0.0))
-    # Three for each block of the transformer and of the decoder.
-    assert drops(plain) == 0 and drops(model) % 3 == 0 and drops(model) >= 3 * SMALL["num_vit_layers"]
+    # Three for each block of the transformer and for each level of the encoder that the queries see, all but the last.
+    assert (drops(plain), drops(model)) == (0, 3 * (SMALL["num_vit_layers"] + SMALL["encoder_depth"] - 1))
     assert np.array_equal(model.predict(x), plain.predict(x))
     first, again, other = (model.forward(x, training=True, seed=seed) for seed in (1, 1, 2))
     assert np.array_equal(first, again) and not np.array_equal(first, other)

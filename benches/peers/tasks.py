@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.metadata
 import importlib.util
 from collections.abc import Mapping
@@ -45,19 +46,20 @@ class Task(NamedTuple):
     def installed(self) -> dict[str, str]:
         """The libraries that can be imported here, with their versions."""
         return {
-            name: version(library.distributions)
+            name: version(library)
             for name, library in self.libraries.items()
             if importlib.util.find_spec(library.module) is not None
         }
 
 
-def version(names: tuple[str, ...]) -> str:
-    """The version of the first of these packages that is installed."""
-    found = (package.version for name in names for package in importlib.metadata.distributions(name=name))
-    return next(found, "unknown")
+def version(library: Library) -> str:
+    """The version of the first of its packages that is installed, or what the module says."""
+    packages = (found for name in library.distributions for found in importlib.metadata.distributions(name=name))
+    return next((package.version for package in packages), None) or importlib.import_module(library.module).__version__
 
 
-OURS = ("resnet-rs",)
+# Whatever is installed, what runs may be another tree: the module knows.
+OURS: tuple[str, ...] = ()
 TENSORFLOW = ("tensorflow-cpu", "tensorflow")
 # The C library's memory stays with the process: else every tensor of a step is mapped, zeroed and unmapped anew.
 KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(2**32), "MALLOC_TRIM_THRESHOLD_": str(2**34)}

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .checks import check_choice
+from .checks import check_choice, check_int
 from .errors import ArgumentError, DTypeError, ShapeError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["DataFormat", "as_float32", "checked_input", "checked_shape", "plain_array", "real_array"]
+__all__ = ["DataFormat", "as_float32", "checked_input", "checked_shape", "plain_array", "real_array", "stand_in"]
 
 
 class DataFormat:
@@ -113,6 +113,16 @@ def as_float32(array: NDArray[Any]) -> NDArray[np.float32]:
     """Return C-contiguous, aligned float32; a float64 beyond its range becomes infinite and stays visible as that."""
     with np.errstate(over="ignore"):
         return np.require(array, np.float32, ["C", "A"])
+
+
+def stand_in(argument: str, shape: Sequence[object]) -> NDArray[np.float32]:
+    """Return an array of this shape that needs no memory, for what is to be known of a batch before there is one.
+
+    Raises:
+        ArgumentError: a size is no int >= 0.
+    """
+    sizes = [check_int(f"{argument}[{axis}]", size, 0, 2**31 - 1) for axis, size in enumerate(shape)]
+    return np.broadcast_to(np.float32(0), sizes)
 
 
 def checked_input(x: object, expected: tuple[int | None, ...], data_format: DataFormat, what: str) -> NDArray[Any]:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .errors import ArgumentError
 
 if TYPE_CHECKING:
     from .images import Preprocessing
 
-__all__ = ["Described"]
+__all__ = ["METADATA", "Described"]
+
+# What the metadata of our files may hold: of models, and in checkpoints what a training is.
+METADATA = ("format", "version", "config", "notes", "classes", "preprocessing", "training")
 
 
 class Described:
@@ -25,6 +28,7 @@ class Described:
     if TYPE_CHECKING:  # of Differentiable
 
         def output_channels(self) -> int: ...
+        def get_config(self) -> dict[str, Any]: ...
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -88,6 +92,13 @@ class Described:
         if self._preprocessing is not None:
             known["preprocessing"] = self._preprocessing._asdict()
         return {name: json.dumps(value) for name, value in known.items()}
+
+    def _metadata(self) -> dict[str, str]:
+        """What a file says of a model besides its weights; `rr.load` needs no more. Names are of `METADATA`."""
+        from . import __version__
+
+        config = json.dumps(self.get_config())
+        return {"format": "resnet_rs", "version": __version__, "config": config, **self._description()}
 
     def _describe(self, metadata: Mapping[str, str]) -> None:
         """Take over what `_description` has written.

@@ -310,7 +310,12 @@ class Builder:
         return self.activation(x, "relu", name=name)
 
     def dropout(self, x: Tensor, rate: float, *, name: str | None = None) -> Tensor:
-        """Drop elements with probability `rate` (0 to 1) in training, and scale the others; else change nothing."""
+        """Drop elements with probability `rate` (0 to 1) in training, and scale the others; else change nothing.
+
+        A rate of 0 needs no operator: what comes back is `x` itself.
+        """
+        if rate == 0:
+            return x
         return self._add("dropout", (x,), x.channels, {"rate": rate}, name)
 
     def softmax(self, x: Tensor, *, name: str | None = None) -> Tensor:

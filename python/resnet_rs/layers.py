@@ -6,6 +6,7 @@ Dense(units=1, activation='sigmoid', use_bias=True, name=None)
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, ClassVar
@@ -30,12 +31,12 @@ __all__ = [
 
 
 @dataclass(frozen=True)
-class Layer:
+class Layer(ABC):
     """Base of the layers; `name` is that of its weights and in the summary (default: the class in snake case)."""
 
+    @abstractmethod
     def build(self, b: Builder, x: Tensor, name: str) -> Tensor:
         """Add the layer's operators after `x`."""
-        raise NotImplementedError
 
     def get_config(self) -> dict[str, Any]:
         """Return the arguments as JSON values, and the class as "layer"."""

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from . import _core
-from .arrays import DataFormat, as_float32, checked_input, checked_shape
+from .arrays import DataFormat, as_float32, checked_input, checked_shape, stand_in
 from .checks import check_choice, check_int, check_size
 from .described import Described
-from .errors import ArgumentError, ShapeError, UnknownNameError, suggest
+from .errors import ArgumentError, UnknownNameError, suggest
 from .profile import Profile
 from .runtime import require_memory
 from .symbolic import SymbolicTensor
@@ -242,9 +242,7 @@ class Model(Described, Trainable):
         """
         repeats = check_size("repeats", repeats)
         array = self._input(x)
-        if len(array) == 0:
-            raise ShapeError(f"input of {self.name}: expected at least one sample, got {array.shape}")
-        batch, node = self._batch_shape(array, len(array)), self.graph.outputs["output"]
+        batch, node = self._nonempty_shape(array), self.graph.outputs["output"]
         self._check_memory(batch, [node], 0)
         self._initialise()
         return Profile(self._network.profile([as_float32(array).reshape(batch)], [node], repeats))
@@ -270,11 +268,11 @@ class Model(Described, Trainable):
                 raise ArgumentError(f"x: {self.name} takes any size: a shape is needed, such as {self._example()}")
             x = self._example()
         if isinstance(x, tuple) and all(isinstance(size, int) for size in x):
-            sizes = [check_int(f"x[{axis}]", size, 0, 2**31 - 1) for axis, size in enumerate(x)]
-            # An array that needs no memory stands for the batch until it is known to fit.
-            batch = self._input(np.broadcast_to(np.float32(0), sizes))
+            # Until the batch is known to fit.
+            given = stand_in("x", x)
+            batch = self._input(given)
             self._check_memory(self._batch_shape(batch, len(batch)), [], batch.size)
-            x = np.random.default_rng(0).standard_normal(sizes, dtype=np.float32)
+            x = np.random.default_rng(0).standard_normal(given.shape, dtype=np.float32)
         return self.profile(x, repeats)
 
     def _example(self) -> tuple[int, ...]:

@@ -227,7 +227,7 @@ def bench(args: argparse.Namespace) -> int:
     median = statistics.median(milliseconds)
     deciles = statistics.quantiles(milliseconds, n=10)
     layers = model.profile(x)
-    gflop = sum(layer["flops"] for layer in layers) / 1e9
+    gflop = layers.flops / 1e9
     result: dict[str, Any] = {
         "model": model.name,
         "input_shape": list(x.shape),

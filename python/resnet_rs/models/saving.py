@@ -7,6 +7,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
+from resnet_rs.described import METADATA
 from resnet_rs.errors import ArgumentError, FileFormatError, MemoryLimitError, ResnetError
 from resnet_rs.model import Model
 
@@ -39,20 +40,14 @@ def save(
     >>> rr.load(path).name
     'ResNet202D'
     """
-    from resnet_rs import __version__, weights
+    from resnet_rs import weights
 
     if not isinstance(model, Model):
         raise ArgumentError(f"model: expected a model of resnet_rs, got {type(model).__name__}")
-    own = {
-        "format": "resnet_rs",
-        "version": __version__,
-        "config": json.dumps(model.get_config()),
-        **model._description(),
-    }
     for name in metadata or {}:
-        if name in (*own, "notes", "classes", "preprocessing", "training"):
+        if name in METADATA:
             raise ArgumentError(f"metadata: {name!r} is a name of rr.save's own")
-    weights.write_safetensors(path, model.state_dict(), {**own, **(metadata or {})}, dtype=dtype)
+    weights.write_safetensors(path, model.state_dict(), {**model._metadata(), **(metadata or {})}, dtype=dtype)
 
 
 def load(path: str | os.PathLike[str], **changes: Any) -> Model:
@@ -79,14 +74,13 @@ def load(path: str | os.PathLike[str], **changes: Any) -> Model:
         )
     try:
         config = json.loads(text)
-        model = Model.from_config(config)
-        model._describe(metadata)
+        saved = Model.from_config(config)
+        saved._describe(metadata)
     except MemoryLimitError:
         raise
     except (ResnetError, ValueError, TypeError, RecursionError) as error:
         raise FileFormatError(f"{os.fspath(path)}: expected a configuration of a known model, got: {error}") from error
-    if changes:
-        model = Model.from_config({**config, **changes})
+    model = Model.from_config({**config, **changes}) if changes else saved
     model.load_weights(path, naming="native")
-    model._describe(metadata)
+    model.notes, model.classes, model.preprocessing = saved.notes, saved.classes, saved.preprocessing
     return model

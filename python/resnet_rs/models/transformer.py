@@ -62,6 +62,7 @@ def block(
     Keys and values come from `memory` as it is, or without one from the normed `x` itself; `visible` and `mask` are
     those of `Builder.attention`.
     """
+    rate = config.dropout_rate
     normed = b.layer_norm(x, epsilon=EPSILON, name="norm1")
     source = normed if memory is None else memory
     with b.scope("attn"):
@@ -69,13 +70,8 @@ def block(
         key = b.dense(source, config.embed_dim, name="key")
         value = b.dense(source, config.embed_dim, name="value")
         seen = b.attention(query, key, value, config.num_heads, visible=visible, mask=mask)
-        x = b.add(dropped(b, b.dense(seen, config.embed_dim, name="proj"), config), x)
+        x = b.add(b.dropout(b.dense(seen, config.embed_dim, name="proj"), rate), x)
     normed = b.layer_norm(x, epsilon=EPSILON, name="norm2")
     with b.scope("mlp"):
-        hidden = dropped(b, b.activation(b.dense(normed, config.mlp_dim, name="fc1"), "gelu"), config)
-        return b.add(dropped(b, b.dense(hidden, config.embed_dim, name="fc2"), config), x)
-
-
-def dropped(b: Builder, x: Tensor, config: TransformerConfig) -> Tensor:
-    """`x`, of which training drops a fraction."""
-    return b.dropout(x, config.dropout_rate) if config.dropout_rate else x
+        hidden = b.dropout(b.activation(b.dense(normed, config.mlp_dim, name="fc1"), "gelu"), rate)
+        return b.add(b.dropout(b.dense(hidden, config.embed_dim, name="fc2"), rate), x)

@@ -7,6 +7,7 @@ names its weights have.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -21,7 +22,7 @@ from .segmentor import Segmentor, check_filters, refuse_unknown, resolve_encoder
 __all__ = ["AttentionUNet", "UNet", "UNetFamily"]
 
 
-class UNetFamily(Segmentor):
+class UNetFamily(Segmentor, ABC):
     """A segmentation network of an encoder and a decoder of convolutions: (n, ..., c) to (n, ..., num_classes).
 
     Args:
@@ -118,8 +119,8 @@ class UNetFamily(Segmentor):
             seed=seed,
         )
 
-    def _decode(self, b: Builder, levels: list[Level], decoder: DecoderConfig, ending: HeadConfig) -> Tensor:
-        raise NotImplementedError
+    @abstractmethod
+    def _decode(self, b: Builder, levels: list[Level], decoder: DecoderConfig, ending: HeadConfig) -> Tensor: ...
 
 
 class UNet(UNetFamily):

@@ -32,7 +32,7 @@ def save(path: str | os.PathLike[str], run: Run) -> None:
         ArgumentError: `path` is a directory, a device or a pipe.
         OSError: the file cannot be written; an older one is then left as it was.
     """
-    from resnet_rs import __version__, weights
+    from resnet_rs import weights
 
     model, compiled = run.model, run.compiled
     averaged = compiled.averaged
@@ -68,14 +68,7 @@ def save(path: str | os.PathLike[str], run: Run) -> None:
             "position": position,
             "callbacks": state,
         }
-        metadata = {
-            "format": "resnet_rs",
-            "version": __version__,
-            "config": json.dumps(model.get_config()),
-            **model._description(),
-            "training": json.dumps(training),
-        }
-        weights.write_safetensors(path, tensors, metadata)
+        weights.write_safetensors(path, tensors, {**model._metadata(), "training": json.dumps(training)})
     finally:
         compiled.use_average(averaged)
 

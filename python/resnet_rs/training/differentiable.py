@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from resnet_rs.arrays import as_float32, real_array
+from resnet_rs.arrays import as_float32, real_array, stand_in
 from resnet_rs.checks import check_bool, check_int, check_size
 from resnet_rs.errors import ArgumentError, ShapeError, StateError
 from resnet_rs.parameters import Parameters
@@ -221,15 +221,45 @@ class Differentiable(Parameters):
         """Set all gradients to zero."""
         self._network.zero_gradients()
 
+    def training_bytes(
+        self, batch_shape: tuple[int, ...], *, input_gradient: bool = False, recompute: bool = False
+    ) -> int:
+        """Return how much memory the activations of a step of training take, with their gradients and scratch.
+
+        Args:
+            batch_shape: of an input of `forward`, with the number of samples.
+            input_gradient: as in `forward`.
+            recompute: as in `forward` and `compile`.
+
+        Parameters, their gradients and the optimiser's state come on top. Frozen parameters make it less.
+
+        Raises:
+            ShapeError: the network cannot take such a batch.
+
+        >>> import resnet_rs as rr
+        >>> model = rr.models.ResNet20()
+        >>> kept, less = (model.training_bytes((8, 32, 32, 3), recompute=recompute) for recompute in (False, True))
+        >>> less < kept
+        True
+        """
+        input_gradient = check_bool("input_gradient", input_gradient)
+        recompute = check_bool("recompute", recompute)
+        shape = self._nonempty_shape(self._input(stand_in("batch_shape", batch_shape)))
+        return self._step_bytes(shape, self.graph.outputs["output"], input_gradient, recompute)
+
     # -- between the user's arrays and the engine's --------------------------------------------------------------------
 
     def engine_input(self, x: ArrayLike) -> tuple[NDArray[np.float32], tuple[int, ...]]:
         """A batch as the engine takes it, and its shape (n, d, h, w, c)."""
         array = self._input(x)
+        shape = self._nonempty_shape(array)
+        return as_float32(array).reshape(shape), shape
+
+    def _nonempty_shape(self, array: NDArray[Any]) -> tuple[int, ...]:
+        """(n, d, h, w, c) of a batch of at least one sample."""
         if len(array) == 0:
             raise ShapeError(f"input of {self.name}: expected at least one sample, got {array.shape}")
-        shape = self._batch_shape(array, len(array))
-        return as_float32(array).reshape(shape), shape
+        return self._batch_shape(array, len(array))
 
     def trimmed(self, y: NDArray[np.float32], node: int) -> NDArray[np.float32]:
         """An output of the engine without the axes that the user does not see, channels last."""
@@ -256,14 +286,11 @@ class Differentiable(Parameters):
         recompute: bool = False,
     ) -> NDArray[np.float32]:
         """Run the engine forward in training mode, if there is memory for it; returns (n, d, h, w, c)."""
-        n, d, h, w, c = shape
         flags = self.trainable_flags()
         key = (shape, node, tuple(flags), input_gradient, recompute)
         if key not in self._affordable:
-            needed = self._network.training_bytes(
-                (n, d, h, w, c), [node], trainable=flags, input_gradients=input_gradient, recompute=recompute
-            )
-            require_memory(needed + self._missing_bytes(), f"{self.name}: training on a batch of {n}")
+            needed = self._step_bytes(shape, node, input_gradient, recompute) + self._missing_bytes()
+            require_memory(needed, f"{self.name}: training on a batch of {shape[0]}")
             self._affordable = {*self._affordable, key}
         self._initialise()
         self._tape = None
@@ -271,3 +298,14 @@ class Differentiable(Parameters):
             [array], [node], trainable=flags, seed=seed, input_gradients=input_gradient, recompute=recompute
         )
         return y
+
+    def _step_bytes(self, shape: tuple[int, ...], node: int, input_gradient: bool, recompute: bool) -> int:
+        """`training_bytes` of a batch as the engine takes it, up to a node."""
+        n, d, h, w, c = shape
+        return self._network.training_bytes(
+            (n, d, h, w, c),
+            [node],
+            trainable=self.trainable_flags(),
+            input_gradients=input_gradient,
+            recompute=recompute,
+        )

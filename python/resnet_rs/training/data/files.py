@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from abc import abstractmethod
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -108,9 +109,9 @@ class Pictures(Dataset):
     def __len__(self) -> int:
         return len(self.files)
 
+    @abstractmethod
     def sample(self, index: int) -> Any:
         """What is kept of a file."""
-        raise NotImplementedError
 
     def kept(self, index: int) -> Any:
         if self.cache is None:

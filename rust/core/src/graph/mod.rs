@@ -9,6 +9,7 @@ mod fuse;
 mod memory;
 mod network;
 mod plan;
+mod recent;
 mod spec;
 mod training;
 mod training_exec;

@@ -4,6 +4,7 @@ use std::ops::{Deref, DerefMut};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use super::plan::{Key, PacksOfNodes, Plan, activation_bytes};
+use super::recent::Recent;
 use super::spec::Graph;
 use super::training::Trainer;
 use crate::buffer::{Buffer, zeros};
@@ -14,9 +15,6 @@ use crate::parallel;
 use crate::params::{Entry, Params};
 use crate::shape::Shape;
 use crate::simd::Isa;
-
-/// Plans that are kept: enough for a few image sizes and the last, smaller batch.
-const PLANS: usize = 8;
 
 /// A graph with its parameters. All methods may be called from several threads at once.
 pub struct Network {
@@ -32,8 +30,7 @@ pub(super) struct State {
     version: u64,
     packs: PacksOfNodes,
     pub(super) precision: Precision,
-    /// The least recently used first.
-    plans: Vec<(Key, Arc<Plan>)>,
+    plans: Recent<Key, Arc<Plan>>,
     pub(super) trainer: Trainer,
 }
 
@@ -91,7 +88,7 @@ impl Network {
             version: 0,
             packs: PacksOfNodes::new(),
             precision: Precision::Default,
-            plans: Vec::new(),
+            plans: Recent::default(),
             trainer: Trainer::default(),
         };
         Ok(Self { graph, state: Mutex::new(state), arenas: Mutex::default() })
@@ -221,22 +218,14 @@ impl Network {
             packs.clear();
             plans.clear();
         }
-        let entry = match plans.iter().position(|(known, _)| *known == key) {
-            Some(position) => plans.remove(position),
-            None => {
-                // Packs of a plan that failed half way are lost with it: their memory was not finished.
-                let mut grown = std::mem::take(packs);
-                let plan = Plan::new(&self.graph, params, &mut grown, &key)?;
-                *packs = grown;
-                (key, Arc::new(plan))
-            }
-        };
-        let plan = Arc::clone(&entry.1);
-        plans.push(entry);
-        if plans.len() > PLANS {
-            plans.remove(0);
+        if let Some(plan) = plans.get(&key) {
+            return Ok(plan);
         }
-        Ok(plan)
+        // Packs of a plan that failed half way are lost with it: their memory was not finished.
+        let mut grown = std::mem::take(packs);
+        let plan = Plan::new(&self.graph, params, &mut grown, &key)?;
+        *packs = grown;
+        Ok(plans.keep(key, Arc::new(plan)))
     }
 
     /// Checks that the values have their shapes and that there are such nodes.

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::network::{Network, State, Tensor};
 use super::training_exec::Tape;
-use super::training_plan::{TrainingKey, TrainingNode, TrainingPlan};
+use super::training_plan::{Layouts, TrainingKey, TrainingNode, TrainingPlan};
 use crate::buffer::Buffer;
 use crate::error::{Error, Result};
 use crate::optim::Optimizer;
@@ -55,7 +55,9 @@ impl Training<'_> {
 /// What lies between the directions, and what is kept from one step to the next.
 #[derive(Default)]
 pub(super) struct Trainer {
+    /// Of the last step.
     plan: Option<TrainingPlan>,
+    layouts: Layouts,
     arena: Buffer,
     seed: u64,
     /// Whether a step forward waits for its step backward.
@@ -87,18 +89,18 @@ impl Network {
         let fresh = known.is_none();
         let mut plan = match known {
             Some(plan) => plan,
-            None => TrainingPlan::new(self.graph(), params, key)?,
+            None => TrainingPlan::new(self.graph(), params, key, &mut trainer.layouts)?,
         };
         if fresh || trainer.stale {
             plan.repack(params);
         }
         (trainer.edition, trainer.stale) = (params.edition(), false);
-        if trainer.arena.len() < plan.arena || !lend {
+        if trainer.arena.len() < plan.layout.arena || !lend {
             // The old one goes first: both at once may be too much.
             trainer.arena = Buffer::default();
             trainer.arena = plan.allocate()?;
         }
-        let shapes = plan.outputs.iter().map(|port| plan.nodes[port.node].shape);
+        let shapes = plan.layout.outputs.iter().map(|port| plan.nodes[port.node].shape);
         let mut results: Vec<Tensor> = shapes.map(|shape| (shape, vec![0.0; shape.len()])).collect();
         let mut slices: Vec<&mut [f32]> = results.iter_mut().map(|(_, values)| values.as_mut_slice()).collect();
         let values: Vec<&[f32]> = inputs.iter().map(|(_, values)| *values).collect();
@@ -127,11 +129,11 @@ impl Network {
             let message = "expected the parameters that the step forward had: they have changed since".into();
             return Err(Error::State { message });
         }
-        if plan.outputs.len() != d_outputs.len() {
-            let message = format!("expected {} gradients, got {}", plan.outputs.len(), d_outputs.len());
+        if plan.layout.outputs.len() != d_outputs.len() {
+            let message = format!("expected {} gradients, got {}", plan.layout.outputs.len(), d_outputs.len());
             return Err(Error::Shape { node: "output".into(), message });
         }
-        for (port, (got, values)) in plan.outputs.iter().zip(d_outputs) {
+        for (port, (got, values)) in plan.layout.outputs.iter().zip(d_outputs) {
             let TrainingNode { shape, name, .. } = &plan.nodes[port.node];
             if shape != got || values.len() != shape.len() {
                 let message = format!("expected the gradient of shape {shape}, got {got}");
@@ -150,7 +152,8 @@ impl Network {
         Ok(if plan.key.input_gradients { plan.input_gradients(&trainer.arena) } else { Vec::new() })
     }
 
-    /// Bytes of activations, gradients of activations and scratch memory of a training step, found by planning it.
+    /// Bytes of activations, gradients of activations and scratch memory of a training step, found by planning it: the
+    /// step itself need not do that again.
     ///
     /// # Errors
     /// As [`Network::train_forward`].
@@ -158,8 +161,12 @@ impl Network {
         let mut state = self.lock();
         state.params.allocate()?;
         let key = training.key(&state, inputs.to_vec());
-        let plan = TrainingPlan::new(self.graph(), &state.params, key)?;
-        Ok(plan.arena.saturating_mul(size_of::<f32>()))
+        let State { params, trainer, .. } = &mut *state;
+        let layout = match trainer.layouts.get(&key) {
+            Some(layout) => layout,
+            None => TrainingPlan::new(self.graph(), params, key, &mut trainer.layouts)?.layout,
+        };
+        Ok(layout.arena.saturating_mul(size_of::<f32>()))
     }
 
     /// A copy of the gradient of a parameter, with its shape: zeros if there is none.
@@ -225,11 +232,15 @@ fn rows(params: &Params) -> Vec<Range<usize>> {
 #[cfg(test)]
 mod tests {
     use std::collections::{BTreeMap, BTreeSet};
+    use std::sync::Arc;
 
     use super::super::network::Unwatched;
-    use super::super::training_plan::Action;
+    use super::super::training_plan::{Action, Layout};
     use super::*;
     use crate::ops::{Attributes, Value};
+    use crate::optim::Group;
+    use crate::params::Entry;
+    use crate::testing::random;
 
     type Row = (String, String, Vec<usize>, Attributes);
 
@@ -253,8 +264,8 @@ mod tests {
         node(name, "conv", &[input], &attributes)
     }
 
-    #[test]
-    fn the_arena_is_as_large_as_was_said() {
+    /// Four convolutions with norms; the last node is the output.
+    fn stages() -> Vec<Row> {
         let mut rows = vec![node("x", "input", &[], &[("channels", Value::Int(8))])];
         for stage in 0..4 {
             let last = rows.len() - 1;
@@ -268,6 +279,12 @@ mod tests {
                 &[("function", Value::Text("relu".into()))],
             ));
         }
+        rows
+    }
+
+    #[test]
+    fn the_arena_is_as_large_as_was_said() {
+        let rows = stages();
         let outputs = [rows.len() - 1];
         let network = Network::new(rows).unwrap();
         let mut sizes = Vec::new();
@@ -282,10 +299,11 @@ mod tests {
             network.train_forward(&[(shape, &vec![1.0; shape.len()])], &training).unwrap();
             let state = network.lock();
             sizes.push((bytes, state.trainer.arena.len() * size_of::<f32>()));
-            let again = state.trainer.plan.iter().flat_map(|plan| &plan.backward).filter_map(|action| match action {
-                Action::Again(step) => Some(step.node),
-                Action::Backward(_) => None,
-            });
+            let again =
+                state.trainer.plan.iter().flat_map(|plan| &plan.layout.backward).filter_map(|action| match action {
+                    Action::Again(step) => Some(step.node),
+                    Action::Backward(_) => None,
+                });
             let again: Vec<usize> = again.collect();
             assert_eq!(again.is_empty(), !recompute);
             assert_eq!(again.iter().collect::<BTreeSet<_>>().len(), again.len(), "no step runs more than twice");
@@ -296,6 +314,62 @@ mod tests {
         assert!(less < kept);
         // Of a smaller batch.
         assert_eq!(larger, arena);
+    }
+
+    #[test]
+    fn batches_that_take_turns_are_laid_out_once_and_compute_what_each_does_alone() {
+        let rows = stages();
+        let outputs = [rows.len() - 1];
+        let network = Network::new(rows).unwrap();
+        let entries = network.parameters();
+        for (seed, entry) in entries.iter().enumerate() {
+            let start = random(seed as u64, entry.shape.iter().product());
+            let start: Vec<f32> = start.into_iter().map(|value| if entry.trainable() { value } else { 1.0 }).collect();
+            network.set(&entry.name, &entry.shape, &start).unwrap();
+        }
+        let groups = vec![Group { factor: 1.0, decay: 0.0 }; entries.len()];
+        let options = [("convention", Value::Text("torch".into()))].map(|(name, value)| (name.into(), value));
+        let mut optimizer = Optimizer::new("sgd", Attributes::new(options.into()), groups).unwrap();
+        let every: Vec<bool> = entries.iter().map(Entry::trainable).collect();
+        let later: Vec<bool> = entries.iter().map(|entry| entry.trainable() && !entry.name.contains("0.")).collect();
+        let kinds = [(4, false, &every), (3, false, &every), (4, true, &every), (4, true, &later), (3, true, &later)];
+        let mut known: Vec<Arc<Layout>> = Vec::new();
+        for turn in 0..3 {
+            for (number, (batch, recompute, trainable)) in kinds.into_iter().enumerate() {
+                let shape = Shape::new(batch, [3, 5, 7], 8);
+                let (isa, input_gradients) = (Isa::best(), false);
+                let training = Training { isa, outputs: &outputs, trainable, input_gradients, recompute, seed: 0 };
+                if turn == 0 {
+                    // Whoever asks for the memory has the plan made.
+                    network.training_bytes(&[shape], &training).unwrap();
+                    let mut state = network.lock();
+                    let key = training.key(&state, vec![shape]);
+                    known.push(state.trainer.layouts.get(&key).unwrap());
+                }
+                let (x, d_y) = (random(50, shape.len()), random(51 + turn, 2 * shape.len()));
+                let step = |network: &Network| {
+                    network.zero_gradients();
+                    let y = network.train_forward(&[(shape, &x)], &training).unwrap();
+                    network.train_backward(&[(y[0].0, &d_y)]).unwrap();
+                    (y, entries.iter().map(|entry| network.gradient(&entry.name).unwrap()).collect::<Vec<_>>())
+                };
+                let alone = Network::new(stages()).unwrap();
+                for entry in &entries {
+                    alone.set(&entry.name, &entry.shape, &network.get(&entry.name).unwrap().1).unwrap();
+                }
+                let (y, gradients) = step(&network);
+                assert!(gradients.iter().zip(trainable).all(|((_, g), &trains)| g.iter().any(|&g| g != 0.0) == trains));
+                assert!((y, gradients) == step(&alone), "turn {turn}, batch {batch}");
+                let layout = network.lock().trainer.plan.as_ref().map(|plan| Arc::clone(&plan.layout));
+                assert!(
+                    layout.is_some_and(|layout| Arc::ptr_eq(&layout, &known[number])),
+                    "turn {turn}, batch {batch}"
+                );
+                network.update(isa, &mut optimizer, 0.1).unwrap();
+            }
+            // Values from outside are packed anew, but lie where the others lay.
+            network.set("norm1.weight", &[16], &random(60 + turn, 16)).unwrap();
+        }
     }
 
     #[test]

@@ -31,23 +31,23 @@ impl TrainingPlan {
 
     /// Computes the outputs, and what [`TrainingPlan::backward`] will read.
     pub(super) fn forward(&self, mut tape: Tape<'_>, params: &Params, inputs: &[&[f32]], outputs: &mut [&mut [f32]]) {
-        for (port, input) in self.inputs.iter().zip(inputs) {
-            tape.arena[self.places[port.value].clone()].copy_from_slice(input);
+        for (port, input) in self.layout.inputs.iter().zip(inputs) {
+            tape.arena[self.layout.places[port.value].clone()].copy_from_slice(input);
         }
         run_with(self.key.threads, |pool| {
-            for step in &self.forward {
+            for step in &self.layout.forward {
                 self.step_forward(step, false, &mut tape, params, pool);
             }
         });
-        for (port, output) in self.outputs.iter().zip(outputs) {
-            output.copy_from_slice(&tape.arena[self.places[port.value].clone()]);
+        for (port, output) in self.layout.outputs.iter().zip(outputs) {
+            output.copy_from_slice(&tape.arena[self.layout.places[port.value].clone()]);
         }
     }
 
     fn step_forward(&self, step: &StepForward, again: bool, tape: &mut Tape<'_>, params: &Params, pool: &Pool) {
         let node = &self.nodes[step.node];
-        let read: Vec<_> = step.inputs.iter().map(|&input| &self.places[input]).collect();
-        let written = [&self.places[step.output], &node.saved, &self.places[step.scratch]];
+        let read: Vec<_> = step.inputs.iter().map(|&input| &self.layout.places[input]).collect();
+        let written = [&self.layout.places[step.output], &node.saved, &self.layout.places[step.scratch]];
         let (mut written, inputs) = carve(tape.arena, &written, &read);
         let [output, saved, scratch] = written.as_mut_slice() else { unreachable!("three ranges were asked for") };
         match &node.direction {
@@ -77,7 +77,7 @@ impl TrainingPlan {
     pub(super) fn backward(&self, mut tape: Tape<'_>, params: &Params, gradients: &mut [f32], d_outputs: &[&[f32]]) {
         self.turn(tape.arena, d_outputs);
         run_with(self.key.threads, |pool| {
-            for action in &self.backward {
+            for action in &self.layout.backward {
                 match action {
                     Action::Again(step) => self.step_forward(step, true, &mut tape, params, pool),
                     Action::Backward(step) => self.step_backward(step, &mut tape, params, gradients, pool),
@@ -88,10 +88,10 @@ impl TrainingPlan {
 
     /// Writes the gradients of the outputs where they start. One node may be several outputs.
     fn turn(&self, arena: &mut [f32], d_outputs: &[&[f32]]) {
-        for (number, (port, d_output)) in self.outputs.iter().zip(d_outputs).enumerate() {
+        for (number, (port, d_output)) in self.layout.outputs.iter().zip(d_outputs).enumerate() {
             let Some(gradient) = port.gradient else { continue };
-            let to = &mut arena[self.places[gradient].clone()];
-            if self.outputs[..number].iter().any(|other| other.node == port.node) {
+            let to = &mut arena[self.layout.places[gradient].clone()];
+            if self.layout.outputs[..number].iter().any(|other| other.node == port.node) {
                 to.iter_mut().zip(*d_output).for_each(|(to, from)| *to += from);
             } else {
                 to.copy_from_slice(d_output);
@@ -110,10 +110,10 @@ impl TrainingPlan {
         let node = &self.nodes[step.node];
         let Direction::Both(both) = &node.direction else { unreachable!("{} has no step backward", node.name) };
         let nowhere = 0..0;
-        let place = |demand: Option<usize>| demand.map_or(&nowhere, |demand| &self.places[demand]);
-        let mut written = vec![&self.places[step.scratch]];
-        written.extend(step.d_inputs.iter().flatten().map(|version| &self.places[version.values]));
-        let mut read = vec![&self.places[step.gradient], &node.saved, place(step.output)];
+        let place = |demand: Option<usize>| demand.map_or(&nowhere, |demand| &self.layout.places[demand]);
+        let mut written = vec![&self.layout.places[step.scratch]];
+        written.extend(step.d_inputs.iter().flatten().map(|version| &self.layout.places[version.values]));
+        let mut read = vec![&self.layout.places[step.gradient], &node.saved, place(step.output)];
         read.extend(step.inputs.iter().map(|&input| place(input)));
         let before = read.len();
         read.extend(step.d_inputs.iter().flatten().map(|version| place(version.plus)));
@@ -154,11 +154,11 @@ impl TrainingPlan {
         let gradient = |port: &Port| {
             let shape = self.nodes[port.node].shape;
             let values = match port.gradient {
-                Some(gradient) => arena[self.places[gradient].clone()].to_vec(),
+                Some(gradient) => arena[self.layout.places[gradient].clone()].to_vec(),
                 None => vec![0.0; shape.len()],
             };
             (shape, values)
         };
-        self.inputs.iter().map(gradient).collect()
+        self.layout.inputs.iter().map(gradient).collect()
     }
 }

@@ -9,7 +9,7 @@ use crate::buffer::catch_out_of_memory;
 use crate::error::{Error, Result};
 use crate::graph::fuse::{Fused, fuse_with};
 use crate::graph::spec::{Graph, Node, infer};
-use crate::ops::{Activation, Compile, Packing, Packs, Step, Stretches, TrainStep, Wants};
+use crate::ops::{Activation, Compile, Keeps, Packing, Packs, Step, Stretches, TrainStep, Wants};
 use crate::parallel::run_with;
 use crate::params::Params;
 use crate::shape::Shape;
@@ -22,6 +22,24 @@ pub(in crate::graph) enum Direction {
     Both(Box<dyn TrainStep>),
 }
 
+/// What a step asks of its plan.
+#[derive(Default)]
+pub(super) struct Needs {
+    pub(super) keeps: Keeps,
+    pub(super) saved: usize,
+    pub(super) scratch: [usize; 2],
+}
+
+impl Needs {
+    fn of(direction: &Direction) -> Self {
+        match direction {
+            Direction::Input => Self::default(),
+            Direction::Forward(step) => Self { scratch: [step.scratch(), 0], ..Self::default() },
+            Direction::Both(step) => Self { keeps: step.keeps(), saved: step.saved(), scratch: step.scratch() },
+        }
+    }
+}
+
 /// A network whose steps have no memory yet.
 pub(super) struct Compiled {
     /// In the order of computation.
@@ -29,6 +47,8 @@ pub(super) struct Compiled {
     /// Of the nodes' values.
     pub(super) shapes: Vec<Shape>,
     pub(super) directions: Vec<Direction>,
+    /// Of the steps, asked once: plans are tried by the hundred.
+    pub(super) needs: Vec<Needs>,
     /// For each node, whether its value has a gradient.
     pub(super) active: Vec<bool>,
     /// The nodes that were asked for, in the order in which they were.
@@ -50,8 +70,9 @@ impl Compiled {
         separate_readers(&mut nodes, &mut outputs);
         let shapes = infer(&nodes, &key.inputs)?;
         let active = find_active(&nodes, key);
-        let mut compiled = Self { nodes, shapes, directions: Vec::new(), active, outputs };
+        let mut compiled = Self { nodes, shapes, directions: Vec::new(), needs: Vec::new(), active, outputs };
         compiled.directions = compiled.compile(params, key)?;
+        compiled.needs = compiled.directions.iter().map(Needs::of).collect();
         Ok(compiled)
     }
 

@@ -8,7 +8,7 @@
 
 use std::collections::BTreeSet;
 
-use super::compile::{Compiled, Direction};
+use super::compile::{Compiled, Direction, Needs};
 use crate::graph::memory::Demand;
 
 /// A step forward. What it reads and writes are numbers of demands.
@@ -144,11 +144,7 @@ impl<'a> Clock<'a> {
 
     /// The first time.
     fn forward(&mut self, node: usize) -> StepForward {
-        let saved = match &self.network.directions[node] {
-            Direction::Input | Direction::Forward(_) => 0,
-            Direction::Both(step) => step.saved(),
-        };
-        let saved = self.demand(saved);
+        let saved = self.demand(self.network.needs[node].saved);
         self.saved.push(saved);
         self.values.push(None);
         let step = self.compute(node);
@@ -162,12 +158,8 @@ impl<'a> Clock<'a> {
     fn compute(&mut self, node: usize) -> StepForward {
         let network = self.network;
         let inputs = network.nodes[node].inputs.iter().map(|&input| self.value(input)).collect();
-        let scratch = match &network.directions[node] {
-            Direction::Input => 0,
-            Direction::Forward(step) => step.scratch(),
-            Direction::Both(step) => step.scratch()[0],
-        };
-        let [output, scratch] = [network.shapes[node].len(), scratch].map(|length| self.demand(length));
+        let lengths = [network.shapes[node].len(), network.needs[node].scratch[0]];
+        let [output, scratch] = lengths.map(|length| self.demand(length));
         self.values[node] = Some(output);
         self.time += 1;
         StepForward { node, inputs, output, scratch }
@@ -195,10 +187,10 @@ impl<'a> Clock<'a> {
 
     fn backward(&mut self, node: usize, actions: &mut Vec<Action>) {
         let network = self.network;
-        let (Direction::Both(step), Some(gradient)) = (&network.directions[node], self.gradients[node]) else {
+        let (Direction::Both(_), Some(gradient)) = (&network.directions[node], self.gradients[node]) else {
             return;
         };
-        let (keeps, inputs) = (step.keeps(), &network.nodes[node].inputs);
+        let (Needs { keeps, scratch, .. }, inputs) = (&network.needs[node], &network.nodes[node].inputs);
         let wanted = keeps.inputs.iter().map(|&slot| inputs[slot]);
         self.compute_again(wanted.chain(keeps.output.then_some(node)).collect(), actions);
         let gradient = self.read(gradient);
@@ -207,7 +199,7 @@ impl<'a> Clock<'a> {
         let kept = inputs.iter().enumerate();
         let kept = kept.map(|(slot, &input)| keeps.inputs.contains(&slot).then(|| self.value(input))).collect();
         let d_inputs = inputs.iter().map(|&input| network.active[input].then(|| self.contribute(input))).collect();
-        let scratch = self.demand(step.scratch()[1]);
+        let scratch = self.demand(scratch[1]);
         self.time += 1;
         actions.push(Action::Backward(StepBackward { node, inputs: kept, output, gradient, d_inputs, scratch }));
     }

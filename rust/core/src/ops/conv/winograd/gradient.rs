@@ -187,12 +187,10 @@ impl Spread<'_> {
         &self,
         s: S,
     ) {
-        let Tiling { axes, output, .. } = *self.tiling;
+        let output = self.tiling.output;
         let plane = PRODUCTS * PRODUCTS;
         for (index, tile) in self.tiles.clone().enumerate() {
-            let (n, place) = self.tiling.place(tile);
-            let first: [usize; 3] = std::array::from_fn(|axis| place[axis] * axes[axis].outputs());
-            let [d, h, w] = [0, 1, 2].map(|axis| axes[axis].outputs().min(output.dims()[axis] - first[axis]));
+            let (n, first, [d, h, w]) = self.tiling.outputs(tile);
             for channel in (0..output.c).step_by(S::LANES) {
                 let tail = (channel + S::LANES > output.c).then(|| s.first(output.c - channel));
                 let to = self.d.start.wrapping_add(index * self.d.row + channel);

@@ -57,6 +57,14 @@ impl Tiling {
         let [d, h, w] = self.counts();
         (tile / (w * h * d), [tile / (w * h) % d, tile / w % h, tile % w])
     }
+
+    /// The sample of a tile, its first output along each axis, and how many of its outputs are inside the map.
+    pub(super) fn outputs(&self, tile: usize) -> (usize, [usize; 3], [usize; 3]) {
+        let (n, place) = self.place(tile);
+        let (outputs, dims) = (self.axes.map(Axis::outputs), self.output.dims());
+        let first: [usize; 3] = std::array::from_fn(|axis| place[axis] * outputs[axis]);
+        (n, first, std::array::from_fn(|axis| outputs[axis].min(dims[axis] - first[axis])))
+    }
 }
 
 /// V or M: a matrix for each slot.
@@ -266,13 +274,10 @@ impl Scatter<'_> {
         &self,
         s: S,
     ) {
-        let Tiling { axes, output, .. } = *self.tiling;
+        let output = self.tiling.output;
         let plane = PRODUCTS * PRODUCTS;
         for (index, tile) in self.tiles.clone().enumerate() {
-            let (n, place) = self.tiling.place(tile);
-            let first: [usize; 3] = std::array::from_fn(|axis| place[axis] * axes[axis].outputs());
-            let size = |axis: usize| axes[axis].outputs().min(output.dims()[axis] - first[axis]);
-            let [d, h, w] = [size(0), size(1), size(2)];
+            let (n, first, [d, h, w]) = self.tiling.outputs(tile);
             for channel in self.channels.clone().step_by(S::LANES) {
                 let m = self.m.start.wrapping_add(index * self.m.row + channel - self.channels.start).cast_const();
                 let tail = (channel + S::LANES > output.c).then(|| s.first(output.c - channel));
