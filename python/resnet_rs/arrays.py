@@ -111,6 +111,8 @@ def plain_array(x: object, what: str) -> NDArray[Any]:
 
 def as_float32(array: NDArray[Any]) -> NDArray[np.float32]:
     """Return C-contiguous, aligned float32; a float64 beyond its range becomes infinite and stays visible as that."""
+    if array.dtype == np.float32 and array.dtype.isnative and array.flags.c_contiguous and array.flags.aligned:
+        return array
     with np.errstate(over="ignore"):
         return np.require(array, np.float32, ["C", "A"])
 

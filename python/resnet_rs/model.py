@@ -79,7 +79,8 @@ class Model(Described, Trainable):
         self._vectors = graph.vectors()
         self._shapes: dict[tuple[int, ...], list[tuple[int, ...]]] = {}
         self._bytes: dict[tuple[object, ...], int] = {}
-        self._ran = False
+        # Batches (n, d, h, w, c) with the nodes asked for, that have run: the engine keeps what memory they need.
+        self._ran: set[tuple[tuple[int, ...], ...]] = set()
         if None not in self._sample:
             self._output_shapes(self._probe())  # a size that does not fit is an error of the constructor
 
@@ -292,21 +293,37 @@ class Model(Described, Trainable):
         batch = max(1, min(batch_size, count))
         # An empty batch has outputs of a shape as well: that of one sample.
         shapes = [self._output_shapes(self._batch_shape(array, 1))[node][1:] for node in nodes]
-        self._check_memory(self._batch_shape(array, batch), nodes, count * sum(map(math.prod, shapes)))
-        self._initialise()
+        whole = self._batch_shape(array, batch)
+        if count != batch or (whole, tuple(nodes)) not in self._ran:
+            self._check_memory(whole, nodes, count * sum(map(math.prod, shapes)))
+            self._initialise()
+        if count == batch:
+            results = self._run(array, nodes)
+            if verbose:
+                _progress(self.name, count, count)
+            return [self._format.from_last_array(result) for result in results]
         results = [
             np.empty((count, *self._trim(shape, node)), np.float32) for shape, node in zip(shapes, nodes, strict=True)
         ]
         for start in range(0, count, batch):
             stop = min(start + batch, count)
-            piece = array[start:stop]
-            values = self._network.run([as_float32(piece).reshape(self._batch_shape(piece, len(piece)))], nodes)
-            self._ran = True
-            for result, value in zip(results, values, strict=True):
-                result[start:stop] = value.reshape(stop - start, *result.shape[1:])
+            for result, values in zip(results, self._run(array[start:stop], nodes), strict=True):
+                result[start:stop] = values
             if verbose:
                 _progress(self.name, stop, count)
         return [self._format.from_last_array(result) for result in results]
+
+    def _run(self, array: NDArray[Any], nodes: list[int]) -> list[NDArray[np.float32]]:
+        """Compute one batch, whose channels are last; the outputs have no axes that the user does not see."""
+        shape = self._batch_shape(array, len(array))
+        values = self._network.run([as_float32(array).reshape(shape)], nodes)
+        if len(self._ran) >= 16:
+            self._ran.clear()
+        self._ran.add((shape, tuple(nodes)))
+        return [
+            value.reshape(len(array), *self._trim(value.shape[1:], node))
+            for value, node in zip(values, nodes, strict=True)
+        ]
 
     # -- configuration ------------------------------------------------------------------------------------------------
 
