@@ -68,7 +68,7 @@ pub fn run<R>(body: impl FnOnce(&Pool) -> R) -> R {
 /// Where the system does not start so many, those that there are do the work of all: the result is the same.
 /// A panic in `body` or in one of its tasks is passed on to the caller after all workers have left.
 pub fn run_with<R>(threads: usize, body: impl FnOnce(&Pool) -> R) -> R {
-    let pool = Pool { board: Board::new(threads.clamp(1, MAX_THREADS)), turned: Cell::new(false) };
+    let pool = Pool { board: Board::new(threads.clamp(1, MAX_THREADS)), one_caller: PhantomData };
     let Some(crew) = (pool.threads() > 1).then(|| crew(pool.threads() - 1)).flatten() else {
         return body(&pool);
     };
@@ -96,8 +96,8 @@ pub fn run_with<R>(threads: usize, body: impl FnOnce(&Pool) -> R) -> R {
 /// ```
 pub struct Pool {
     board: Board,
-    /// Whether the last round that [`Pool::turn`] was called for went backwards. Not `Sync`: there is one caller.
-    turned: Cell<bool>,
+    /// Not `Sync`.
+    one_caller: PhantomData<Cell<()>>,
 }
 
 /// Where tasks are put, as caller and workers see it.
@@ -107,8 +107,6 @@ struct Board {
     /// `round << 32 | workers inside << 1 | open`.
     gate: AtomicU64,
     job: Mutex<Option<Job>>,
-    /// Whether each thread takes the tasks of a queue from the end.
-    backwards: AtomicBool,
     dismissed: AtomicBool,
     /// Rings when a round begins, and when the workers are dismissed.
     called: Bell,
@@ -117,31 +115,10 @@ struct Board {
     panic: Mutex<Option<Box<dyn Any + Send>>>,
 }
 
-#[derive(Default)]
 #[repr(align(128))]
 struct Queue {
-    first: AtomicUsize,
     next: AtomicUsize,
     end: AtomicUsize,
-}
-
-impl Queue {
-    fn fill(&self, tasks: Range<usize>) {
-        self.first.store(tasks.start, Ordering::Relaxed);
-        self.next.store(tasks.start, Ordering::Relaxed);
-        self.end.store(tasks.end, Ordering::Relaxed);
-    }
-
-    /// The next task, if there is one.
-    fn take(&self, backwards: bool) -> Option<usize> {
-        let end = self.end.load(Ordering::Relaxed);
-        if self.next.load(Ordering::Relaxed) >= end {
-            return None;
-        }
-        let task = self.next.fetch_add(1, Ordering::Relaxed);
-        let from_end = || self.first.load(Ordering::Relaxed) + end - 1 - task;
-        (task < end).then(|| if backwards { from_end() } else { task })
-    }
 }
 
 /// The work of one round: `(thread, task)`.
@@ -161,14 +138,6 @@ impl Pool {
     /// How many threads were asked for, the calling one included.
     pub fn threads(&self) -> usize {
         self.board.queues.len()
-    }
-
-    /// Makes the next round go through its tasks in the direction that the last round of which this was said did not take.
-    ///
-    /// For tasks that follow each other through a map that does not fit the caches: they begin with what was written last.
-    pub fn turn(&self) {
-        self.turned.set(!self.turned.get());
-        self.board.backwards.store(self.turned.get(), Ordering::Relaxed);
     }
 
     /// Runs `work(task)` for every task in `0..tasks`, on all threads, and returns when all are done.
@@ -201,10 +170,9 @@ impl Pool {
 impl Board {
     fn new(threads: usize) -> Self {
         Self {
-            queues: (0..threads).map(|_| Queue::default()).collect(),
+            queues: (0..threads).map(|_| Queue { next: AtomicUsize::new(0), end: AtomicUsize::new(0) }).collect(),
             gate: AtomicU64::new(0),
             job: Mutex::new(None),
-            backwards: AtomicBool::new(false),
             dismissed: AtomicBool::new(false),
             called: Bell::default(),
             left: Bell::default(),
@@ -214,14 +182,15 @@ impl Board {
 
     fn distribute(&self, tasks: usize, work: &Work<'_>) {
         if self.queues.len() == 1 || tasks <= 1 || IN_TASK.get() {
-            return self.alone(tasks, work);
+            return (0..tasks).for_each(|task| work(0, task));
         }
         // SAFETY: only the lifetime changes. The job is taken back below, after the gate is closed and the last
         // worker has left, so that no worker can use it once `work` is gone; a panic of `work` does not skip that.
         let job = unsafe { std::mem::transmute::<&Work<'_>, Job>(work) };
         let threads = self.queues.len();
         for (thread, queue) in self.queues.iter().enumerate() {
-            queue.fill(thread * tasks / threads..(thread + 1) * tasks / threads);
+            queue.next.store(thread * tasks / threads, Ordering::Relaxed);
+            queue.end.store((thread + 1) * tasks / threads, Ordering::Relaxed);
         }
         *self.lock_job() = Some(job);
         let round = (self.gate.load(Ordering::Relaxed) / ROUND).wrapping_add(1) & u64::from(u32::MAX);
@@ -231,20 +200,9 @@ impl Board {
         self.gate.fetch_and(!OPEN, Ordering::AcqRel);
         self.left.wait(|| self.gate.load(Ordering::Acquire).is_multiple_of(ROUND));
         *self.lock_job() = None;
-        self.backwards.store(false, Ordering::Relaxed);
         let panic = self.panic.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).take();
         if let Some(panic) = panic {
             resume_unwind(panic);
-        }
-    }
-
-    /// A round of one thread.
-    fn alone(&self, tasks: usize, work: &Work<'_>) {
-        let queue = Queue::default();
-        queue.fill(0..tasks);
-        let backwards = !IN_TASK.get() && self.backwards.swap(false, Ordering::Relaxed);
-        while let Some(task) = queue.take(backwards) {
-            work(0, task);
         }
     }
 
@@ -276,10 +234,14 @@ impl Board {
     fn work_through(&self, thread: usize, job: Job) {
         IN_TASK.set(true);
         let outcome = catch_unwind(AssertUnwindSafe(|| {
-            let (threads, backwards) = (self.queues.len(), self.backwards.load(Ordering::Relaxed));
+            let threads = self.queues.len();
             for queue in (0..threads).map(|offset| &self.queues[(thread + offset) % threads]) {
-                while let Some(task) = queue.take(backwards) {
-                    job(thread, task);
+                let end = queue.end.load(Ordering::Relaxed);
+                while queue.next.load(Ordering::Relaxed) < end {
+                    let task = queue.next.fetch_add(1, Ordering::Relaxed);
+                    if task < end {
+                        job(thread, task);
+                    }
                 }
             }
         }));

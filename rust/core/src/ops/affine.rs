@@ -157,7 +157,6 @@ impl Pass<'_> {
         let chunk = (CHUNK / row).max(1) * row;
         let chunks = sample.div_ceil(chunk);
         let y = SharedMut::new(y);
-        pool.turn();
         pool.for_each(samples * chunks, |task| {
             let (n, start) = (task / chunks, task % chunks * chunk);
             let range = n * sample + start..n * sample + sample.min(start + chunk);

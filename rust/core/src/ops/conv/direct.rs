@@ -347,9 +347,6 @@ impl Direct {
             out: SharedMut::new(io.output),
         };
         let tasks = self.parts().iter().product();
-        if self.parts()[0] == 1 {
-            io.pool.turn();
-        }
         match self.blocking.source {
             Source::Input => io.pool.for_each(tasks, |task| self.run_in_place(&self.part(task), &target)),
             Source::Private => {

@@ -155,7 +155,6 @@ impl Step for Grouped {
         let tasks = self.parts().iter().product();
         let (x, residual) = (io.inputs[0], self.residual.then(|| io.inputs[1]));
         let out = SharedMut::new(io.output);
-        io.pool.turn();
         io.pool.for_each_scratch(tasks, io.scratch, |task, scratch| self.run(task, scratch, x, residual, &out));
     }
 

@@ -207,7 +207,6 @@ impl Winograd {
     /// Each task computes a block of its own from beginning to end.
     fn run_private(&self, io: &Target<'_>, scratch: &mut [f32], pool: &Pool) {
         let [v, m, _] = self.parts();
-        pool.turn();
         pool.for_each_scratch(self.blocks(), scratch, |block, scratch| {
             let tiles = self.tiles(block);
             let slots = self.slots(scratch.as_mut_ptr());
