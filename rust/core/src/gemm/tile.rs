@@ -220,16 +220,24 @@ unsafe fn compute<S: Simd, const M: usize, const N: usize, const LINES: usize, c
                     });
                 };
             }
+            // A step, and its share of the lines that four of them ask for: all at once they would keep loads waiting.
+            macro_rules! step_asking {
+                ($r:literal) => {
+                    step!($r);
+                    let mut line = $r;
+                    while line < LINES {
+                        s.prefetch_second_level(ahead.wrapping_add(line * LINE));
+                        line += 4;
+                    }
+                };
+            }
             while left >= 4 {
-                step!(0);
-                step!(1);
-                step!(2);
-                step!(3);
+                step_asking!(0);
+                step_asking!(1);
+                step_asking!(2);
+                step_asking!(3);
                 a = a.map(|a| opaque(a.add(4)));
                 b = b.add(4 * N * lanes);
-                for line in 0..LINES {
-                    s.prefetch(ahead.wrapping_add(line * LINE));
-                }
                 ahead = ahead.wrapping_add(ahead_step);
                 if NEXT {
                     for v in 0..N {

@@ -214,4 +214,9 @@ impl Simd for Avx2 {
     fn prefetch(self, address: *const f32) {
         intrinsic!(_mm_prefetch::<_MM_HINT_T0>(address.cast()))
     }
+
+    #[inline(always)]
+    fn prefetch_second_level(self, address: *const f32) {
+        intrinsic!(_mm_prefetch::<_MM_HINT_T1>(address.cast()))
+    }
 }

@@ -208,4 +208,9 @@ impl Simd for Avx512 {
     fn prefetch(self, address: *const f32) {
         intrinsic!(_mm_prefetch::<_MM_HINT_T0>(address.cast()))
     }
+
+    #[inline(always)]
+    fn prefetch_second_level(self, address: *const f32) {
+        intrinsic!(_mm_prefetch::<_MM_HINT_T1>(address.cast()))
+    }
 }

@@ -168,6 +168,9 @@ pub trait Simd: Copy + Send + Sync + 'static {
     /// Asks for the cache line at `address` to be brought to the caches; any address is allowed.
     fn prefetch(self, address: *const f32);
 
+    /// As [`Simd::prefetch`], but not to the first level, where it would drive out what is in use.
+    fn prefetch_second_level(self, address: *const f32);
+
     /// The absolute value.
     #[inline(always)]
     fn abs(self, a: Self::V) -> Self::V {

@@ -195,4 +195,7 @@ impl Simd for Portable {
 
     #[inline(always)]
     fn prefetch(self, _address: *const f32) {}
+
+    #[inline(always)]
+    fn prefetch_second_level(self, _address: *const f32) {}
 }

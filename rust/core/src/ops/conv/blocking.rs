@@ -7,8 +7,10 @@ use crate::window::Window;
 const CACHED: usize = 384 << 10;
 /// Bytes of weights beyond which the threads had better share them out than each read all.
 const SHARED_WEIGHTS: usize = 768 << 10;
-/// Bytes of a piece of a panel: cached while all pixels of a block pass, and fetched while those of the last piece do.
-const CACHED_PANEL: usize = 96 << 10;
+/// Bytes of a piece of a panel: cached while all pixels of a block pass, and fetched while those of the last piece do. Where
+/// [few](FEW_TILES) tiles pass, most of the time goes by waiting for weights, and the first level should hold them.
+const CACHED_PANEL: [usize; 2] = [96 << 10, 24 << 10];
+const FEW_TILES: usize = 8;
 /// Copying an element costs as much as this many multiply-adds.
 const COPY: f64 = 24.0;
 /// Reading weights that do not stay cached takes as long as computing this many pixels from them.
@@ -95,7 +97,9 @@ impl Blocking {
         let by_image = if weights > SHARED_WEIGHTS { weights * blocks } else { weights } + whole / threads;
         let passes = if whole > 2 * CACHED { panels.div_ceil(threads) } else { 1 };
         let by_panels = weights / threads + whole * passes;
-        let pieces = (reduction * work.tile.1 * size_of::<f32>()).div_ceil(CACHED_PANEL);
+        let tiles = (output.n * output.spatial()).div_ceil(work.tile.0);
+        let piece = CACHED_PANEL[usize::from(tiles <= FEW_TILES)];
+        let pieces = (reduction * work.tile.1 * size_of::<f32>()).div_ceil(piece);
         let reduction = reduction.div_ceil(pieces).next_multiple_of(4);
         if weights > SHARED_WEIGHTS && by_panels <= by_image && panels > 1 {
             let tasks = (4 * threads).min(panels);

@@ -285,14 +285,21 @@ impl Kernel for Multiply<'_> {
         let Self { v, m, rows, matrix, .. } = self;
         let segments = [Segment { a: 0, b: 0, length: matrix.rows }];
         let tiles = rows.div_ceil(S::TILE_ROWS);
-        for product in self.products {
+        let start = |index: usize, product: usize| {
+            self.weights.as_ptr().wrapping_add(weights::start(matrix, self.tiling.products(), index, product))
+        };
+        for product in self.products.clone() {
             let point = self.tiling.point(product);
             for index in self.indices.clone() {
                 let panel = matrix.panel(index);
                 let width = panel.vectors * S::LANES;
-                let b = &self.weights[weights::start(matrix, self.tiling.products(), index, product)..];
-                // Each tile prefetches a part of the next panel.
-                let next = b.as_ptr().wrapping_add(matrix.rows * width);
+                let b = start(index, product);
+                // Each tile prefetches a part of the panel that is multiplied next.
+                let (next_index, next_product) = match index + 1 {
+                    next if next < self.indices.end => (next, product),
+                    _ => (self.indices.start, product + 1),
+                };
+                let next = start(next_index, next_product);
                 let step = (4 * width).div_ceil(tiles).min(Ahead::MOST);
                 for tile in 0..tiles {
                     let (first, end) = (tile * rows / tiles, (tile + 1) * rows / tiles);
@@ -305,7 +312,7 @@ impl Kernel for Multiply<'_> {
                     let tile = Tile {
                         a,
                         row_stride: v.row,
-                        b: b.as_ptr(),
+                        b,
                         segments: &segments,
                         out: m.start.wrapping_add(product * m.slot + first * m.row + panel.column),
                         out_stride: m.row,
