@@ -12,11 +12,11 @@ use std::any::Any;
 
 use super::Conv;
 use super::algorithm::Layer;
-use super::block::Scaling;
 use super::blocking::{Grid, Work};
 use super::direct::{self, Direct};
 use super::weights::{self, Weights};
 use crate::buffer::align_up;
+use crate::gemm::Scaling;
 use crate::ops::activation::Activation;
 use crate::ops::batch_norm::BatchNorm;
 use crate::ops::epilogue::Epilogue;
@@ -157,7 +157,7 @@ impl Step for Excited {
     }
 
     fn forward(&self, io: Io<'_>) {
-        let Io { inputs, output, mut scratch, pool } = io;
+        let Io { inputs, output, in_place, mut scratch, pool } = io;
         let Shape { n, c, .. } = self.input;
         let [slabs, mean, gates, hidden, factor] = self.pieces().map(|length| {
             let (piece, rest) = std::mem::take(&mut scratch).split_at_mut(length);
@@ -169,10 +169,10 @@ impl Step for Excited {
 
         self.slabs.fold::<Sum>(inputs[0], mean, slabs, pool, 1.0 / self.input.spatial() as f32);
         // Windows of one point are read in place: no scratch memory.
-        self.mean.forward(Io { inputs: &[mean], output: &mut *gates, scratch: &mut [], pool });
+        self.mean.forward(Io { inputs: &[mean], output: &mut *gates, in_place: false, scratch: &mut [], pool });
         self.gates.run(gates, hidden, factor.chunks_exact_mut(self.shift.len()), pool);
         let scaling = Scaling { factor, shift: &self.shift };
-        self.conv.forward_scaled(Io { inputs, output, scratch: &mut [], pool }, Some(scaling));
+        self.conv.forward_scaled(Io { inputs, output, in_place, scratch: &mut [], pool }, Some(scaling));
     }
 
     fn algorithm(&self) -> String {
@@ -204,14 +204,14 @@ impl Step for Apart {
     }
 
     fn forward(&self, io: Io<'_>) {
-        let Io { inputs, output, scratch, pool } = io;
+        let Io { inputs, output, scratch, pool, .. } = io;
         let (between, scratch) = scratch.split_at_mut(self.between());
         let between = &mut between[..self.output.len()];
         let conv = &mut scratch[..self.conv.scratch()];
-        self.conv.forward(Io { inputs: &inputs[..1], output: &mut *between, scratch: conv, pool });
+        self.conv.forward(Io { inputs: &inputs[..1], output: &mut *between, in_place: false, scratch: conv, pool });
         let maps: Vec<&[f32]> = [&*between].into_iter().chain(inputs[1..].iter().copied()).collect();
         let excite = &mut scratch[..self.excite.scratch()];
-        self.excite.forward(Io { inputs: &maps, output, scratch: excite, pool });
+        self.excite.forward(Io { inputs: &maps, output, in_place: false, scratch: excite, pool });
     }
 
     fn algorithm(&self) -> String {

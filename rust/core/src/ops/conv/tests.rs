@@ -1,10 +1,9 @@
 //! Every algorithm against the naive convolution in float64.
 
 use super::*;
-use crate::buffer::Buffer;
 use crate::ops::activation::Activation;
 use crate::ops::batch_norm::BatchNorm;
-use crate::ops::{Io, Packing, Stretches};
+use crate::ops::{Packing, Stretches, trial};
 use crate::parallel;
 use crate::simd::Isa;
 use crate::testing::{assert_close, for_each_isa, naive_conv, random};
@@ -73,14 +72,8 @@ impl Case {
             }
         });
         made.finish();
-        // Neither output nor scratch memory is clean in a network.
-        let mut output = vec![f32::NAN; self.output().len()];
-        let mut scratch = Buffer::copy_of(&vec![f32::NAN; step.scratch()]);
         let inputs: &[&[f32]] = if self.conv.epilogue.residual { &[&x, &residual] } else { &[&x] };
-        parallel::run_with(threads, |pool| {
-            step.forward(Io { inputs, output: &mut output, scratch: &mut scratch, pool });
-        });
-        output
+        trial::forward(&*step, inputs, self.output(), threads)
     }
 
     fn work(&self, threads: usize) -> Work {

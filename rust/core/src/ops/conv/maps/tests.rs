@@ -2,10 +2,9 @@
 
 use super::super::tests::same;
 use super::*;
-use crate::buffer::Buffer;
 use crate::ops::Precision;
 use crate::ops::epilogue::Epilogue;
-use crate::ops::trial::{Trial, norm, op, text, triple};
+use crate::ops::trial::{Trial, forward, norm, op, text, triple};
 use crate::ops::{Packing, Stretches};
 use crate::parallel;
 use crate::simd::Isa;
@@ -97,13 +96,8 @@ impl Case {
             })
         });
         made.finish();
-        let mut y = vec![f32::NAN; output.len()];
-        let mut scratch = Buffer::copy_of(&vec![f32::NAN; step.scratch()]);
         let inputs: Vec<&[f32]> = self.inputs.iter().map(|(_, x)| x.as_slice()).collect();
-        parallel::run_with(threads, |pool| {
-            step.forward(Io { inputs: &inputs, output: &mut y, scratch: &mut scratch, pool });
-        });
-        y
+        forward(&*step, &inputs, output, threads)
     }
 
     fn check(&self) {
