@@ -339,7 +339,8 @@ impl Direct {
             out: SharedMut::new(io.output),
         };
         let tasks = self.parts().iter().product();
-        if self.parts()[0] == 1 {
+        // Rounds that go through the map once. One of a single task would only take the turn from the next.
+        if self.parts()[0] == 1 && tasks > 1 {
             io.pool.turn();
         }
         match self.blocking.source {
