@@ -131,6 +131,33 @@ fn sizes_and_channels() {
 }
 
 #[test]
+fn large_maps_have_large_tiles_and_deep_ones_small_tiles() {
+    let choice = |dims: Dims3, c: usize, k: usize| {
+        let scale = [if dims[0] == 1 { 1 } else { 2 }, 2, 2];
+        let window = same(scale.map(|scale| 2 * scale - 1), [1; 3], [1; 3]);
+        let choose = |n: usize, threads: usize| {
+            let input = Shape::new(n, dims, c);
+            let output = Shape::new(n, std::array::from_fn(|axis| dims[axis] * scale[axis]), k);
+            let work = Work { window, input, output, grid: Grid::dense(output), groups: 1, tile: (14, 2), threads };
+            winograd::choose_enlarging(&work, phases_cost(&work)).map(Variant::name)
+        };
+        let one = choose(1, 1);
+        for (n, threads) in [(1, 7), (32, 1), (5, 2)] {
+            assert_eq!(choose(n, threads), one, "bits would depend on the batch or on threads");
+        }
+        one
+    };
+    let name = |name: &str| Some(name.to_string());
+    assert_eq!(choice([1, 128, 128], 64, 32), name("enlarged winograd 1x6x6"));
+    assert_eq!(choice([48; 3], 64, 32), name("enlarged winograd 6x6x6"));
+    // There are few tiles for so many weights: the fewer products, the better.
+    assert_eq!(choice([1, 8, 8], 512, 256), name("enlarged winograd 1x2x2"));
+    assert_eq!(choice([2; 3], 512, 256), name("enlarged winograd 2x2x2"));
+    // A single cell is not worth transforms.
+    assert_eq!(choice([1; 3], 512, 512), None);
+}
+
+#[test]
 fn a_sample_does_not_depend_on_the_batch() {
     for dims in [[1, 9, 8], [3, 4, 5]] {
         let both = Case::new(Shape::new(2, dims, 8), &[6], 18, false);
