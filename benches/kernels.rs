@@ -137,7 +137,7 @@ impl Compiled {
     fn run(&mut self, pool: &Pool) -> f64 {
         let start = Instant::now();
         let inputs: &[&[f32]] = &[&self.input];
-        self.step.forward(Io { inputs, output: &mut self.output, scratch: &mut self.scratch, pool });
+        self.step.forward(Io { inputs, output: &mut self.output, in_place: false, scratch: &mut self.scratch, pool });
         start.elapsed().as_nanos() as f64
     }
 }

@@ -120,7 +120,13 @@ impl Bench {
     fn time(&mut self, pool: &Pool) -> [f64; 2] {
         let inputs: Vec<&[f32]> = self.inputs.iter().map(|input| &input[..]).collect();
         let start = Instant::now();
-        self.step.forward(Io { inputs: &inputs, output: &mut self.output, scratch: &mut self.scratch, pool });
+        self.step.forward(Io {
+            inputs: &inputs,
+            output: &mut self.output,
+            in_place: false,
+            scratch: &mut self.scratch,
+            pool,
+        });
         let operator = start.elapsed().as_secs_f64();
         let [from, to] = &mut self.copy;
         const CHUNK: usize = 16 * 1024;

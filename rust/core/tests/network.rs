@@ -251,7 +251,7 @@ fn an_output_takes_the_place_of_a_residual_that_nothing_reads_after_it() {
             let network = filled(vec![
                 node("input", "input", &[], &[("channels", Value::Int(5))]),
                 conv("first", 0, 64, 1, 1),
-                conv("narrow", 1, 8, 1, 1),
+                conv("narrow", 1, 32, 1, 1),
                 conv("wide", 2, 64, kernel, 1),
                 node("add", "add", &[3, 1], &[]),
                 relu("relu", 4),
@@ -260,6 +260,9 @@ fn an_output_takes_the_place_of_a_residual_that_nothing_reads_after_it() {
             let mut limits = Limits { bytes: usize::MAX, steps: usize::MAX, asked: Vec::new() };
             let mut results = network.run_watched(Isa::best(), &[(shape, &x)], outputs, &mut limits).unwrap();
             let lengths: usize = results.iter().map(|(shape, _)| shape.len()).sum();
+            let profile = network.profile(Isa::best(), &[(shape, &x)], outputs, 1, &mut Unwatched).unwrap();
+            let wide = profile.iter().find(|step| step.name == "wide").unwrap();
+            assert_eq!(wide.algorithm.starts_with("winograd"), kernel == 3, "kernel {kernel}: {}", wide.algorithm);
             (limits.asked[0] / 4 - lengths, results.pop())
         };
         let (shared, result) = run(&[6]);
@@ -268,6 +271,44 @@ fn an_output_takes_the_place_of_a_residual_that_nothing_reads_after_it() {
         let map = shape.with_channels(64).len();
         assert!(apart >= shared + map, "kernel {kernel}: {apart} elements against {shared} with maps of {map}");
         assert_eq!(result, same);
+    }
+}
+
+#[test]
+fn sharing_a_place_changes_no_bit() {
+    let shape = Shape::new(2, [1, 30, 30], 64);
+    let x = noise(shape.len(), 3);
+    for kernel in [1, 3] {
+        let network = filled(vec![
+            node("input", "input", &[], &[("channels", Value::Int(64))]),
+            conv("first", 0, 64, 1, 1),
+            // Two blocks in a row: the second takes the place that the first has taken.
+            conv("block1.conv1", 1, 32, 1, 1),
+            conv("block1.conv2", 2, 64, kernel, 1),
+            node("block1.add", "add", &[3, 1], &[]),
+            relu("block1.relu", 4),
+            conv("block2.conv1", 5, 32, 1, 1),
+            conv("block2.conv2", 6, 64, kernel, 1),
+            node("block2.add", "add", &[7, 5], &[]),
+            relu("block2.relu", 8),
+            // Reads its residual as its input, too.
+            conv("twice", 9, 64, kernel, 1),
+            node("twice.add", "add", &[10, 9], &[]),
+            // The residual is not in the arena.
+            conv("caller", 11, 64, kernel, 1),
+            node("caller.add", "add", &[12, 0], &[]),
+            conv("last", 13, 1, 1, 1),
+        ]);
+        // What is asked for keeps its place.
+        let all = [1, 5, 9, 11, 13, 14];
+        for isa in Isa::available() {
+            let apart = network.run(isa, &[(shape, &x)], &all).unwrap();
+            for (output, apart) in all.into_iter().zip(apart) {
+                let shared = network.run(isa, &[(shape, &x)], &[output]).unwrap().remove(0);
+                let same = shared.1.iter().zip(&apart.1).all(|(a, b)| a.to_bits() == b.to_bits());
+                assert!(same && shared.0 == apart.0, "kernel {kernel}, node {output}, {}", isa.name());
+            }
+        }
     }
 }
 

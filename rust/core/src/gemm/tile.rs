@@ -45,7 +45,7 @@ const fn place(rows: usize, row: usize) -> (usize, usize) {
 pub(crate) struct Stages {
     /// The sums start from `out` (an earlier block of the reduction wrote it), not from the bias.
     pub(crate) resume: bool,
-    /// More blocks follow: residual and activation wait.
+    /// More blocks follow: scaling, residual and activation wait.
     pub(crate) suspend: bool,
 }
 
@@ -75,16 +75,25 @@ pub(crate) struct Next {
     pub(crate) last: *const f32,
 }
 
-/// A factor and a summand for each column of the panel, applied to what the sums are before the residual is added; or null.
+/// A factor and a summand for each column, laid out as the bias, for what the sums are before the residual is added.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Scaling {
-    pub(crate) factor: *const f32,
-    pub(crate) shift: *const f32,
+pub(crate) struct Scaling<'a> {
+    pub(crate) factor: &'a [f32],
+    pub(crate) shift: &'a [f32],
 }
 
-impl Scaling {
-    /// The sums stay what they are.
-    pub(crate) const NONE: Self = Self { factor: std::ptr::null(), shift: std::ptr::null() };
+impl Scaling<'_> {
+    /// That of the columns from `column` on.
+    #[inline(always)]
+    pub(crate) fn at(self, column: usize) -> Self {
+        Self { factor: &self.factor[column..], shift: &self.shift[column..] }
+    }
+
+    /// That of sample `sample`, where `factor` has as many for each as there are summands.
+    pub(crate) fn of_sample(self, sample: usize) -> Self {
+        let length = self.shift.len();
+        Self { factor: &self.factor[sample * length..(sample + 1) * length], ..self }
+    }
 }
 
 /// The arguments of one tile.
@@ -104,8 +113,9 @@ pub(crate) struct Tile<'a> {
     pub(crate) columns: usize,
     /// One per column of the panel.
     pub(crate) bias: *const f32,
-    pub(crate) scaling: Scaling,
-    /// Added before the activation, laid out as the output; or null.
+    /// From the panel's first column on.
+    pub(crate) scaling: Option<Scaling<'a>>,
+    /// Added before the activation, laid out as the output; or null. It may be the output, unless the stages resume or suspend.
     pub(crate) residual: *const f32,
     pub(crate) relu: bool,
     /// What will be needed soon, prefetched while the tile is computed.
@@ -120,7 +130,8 @@ pub(crate) struct Tile<'a> {
 /// # Safety
 /// `1 <= rows <= TILE_ROWS`, `1 <= vectors <= TILE_VECTORS`, `columns` is more than `vectors - 1` vectors and at most
 /// `vectors`. For every row and segment, `length` floats at its place in A and the rows of B are readable; the panel
-/// is `vectors` vectors wide, and so are `bias` and the scaling. The output may be written by nobody else, `residual` has its layout.
+/// is `vectors` vectors wide; `bias` and the two slices of the scaling are at least as long. The output may be written by
+/// nobody else, `residual` has its layout; where it is the output, the reduction is one block.
 #[inline(always)]
 pub(crate) unsafe fn run<S: Simd>(s: S, tile: &Tile<'_>, rows: usize, vectors: usize) {
     outlined(s, SizedTile { tile, rows, vectors });
@@ -256,13 +267,13 @@ unsafe fn compute<S: Simd, const M: usize, const N: usize, const LINES: usize, c
         }
     }
     if !tile.stages.suspend {
-        if !tile.scaling.factor.is_null() {
+        if let Some(Scaling { factor: factors, shift: shifts }) = tile.scaling {
             let mut factor = [s.splat(0.0); N];
             let mut shift = factor;
             for v in 0..N {
                 // SAFETY: as above.
                 (factor[v], shift[v]) =
-                    unsafe { (s.load(tile.scaling.factor.add(v * lanes)), s.load(tile.scaling.shift.add(v * lanes))) };
+                    unsafe { (s.load(factors.as_ptr().add(v * lanes)), s.load(shifts.as_ptr().add(v * lanes))) };
             }
             for_rows!(M, i, {
                 for v in 0..N {

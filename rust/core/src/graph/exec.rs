@@ -30,6 +30,7 @@ impl Plan {
                 output.copy_from_slice(match place {
                     Place::Caller(number) => inputs[*number],
                     Place::Arena(range) => &arena[range.clone()],
+                    Place::Output => unreachable!("no step reads a result"),
                 });
             }
             Ok(())
@@ -78,6 +79,7 @@ impl Planned {
             }
         }
         let [output, scratch] = written.as_mut_slice() else { unreachable!("two ranges were asked for") };
-        self.step.forward(Io { inputs: &inputs, output, scratch, pool });
+        let in_place = self.inputs.iter().any(|place| matches!(place, Place::Output));
+        self.step.forward(Io { inputs: &inputs, output, in_place, scratch, pool });
     }
 }

@@ -47,6 +47,26 @@ pub(super) fn place(demands: &[Demand]) -> (Vec<Range<usize>>, usize) {
     (places, length)
 }
 
+/// Lets outputs take the place of an input that nothing reads after them: fewer bytes pass the caches. For each value the one
+/// whose place it has: its own, or that of an earlier value, whose demand then lasts as long as both.
+///
+/// `demands` are those of the values, which the steps write in this order. Each step has the values that it reads and says
+/// which of them, if any, its output may replace. Values without a length are not in the arena.
+pub(super) fn share(demands: &mut [Demand], steps: &[(&[usize], Option<usize>)]) -> Vec<usize> {
+    let mut owners: Vec<usize> = (0..demands.len()).collect();
+    for (number, &(inputs, slot)) in steps.iter().enumerate() {
+        let Some(input) = slot.map(|slot| inputs[slot]) else { continue };
+        let owner = owners[input];
+        let is_read_once = inputs.iter().filter(|&&other| other == input).count() == 1;
+        if is_read_once && demands[input].last == number && demands[owner].length == demands[number].length {
+            owners[number] = owner;
+            demands[owner].last = demands[number].last;
+            demands[number].length = 0;
+        }
+    }
+    owners
+}
+
 /// Slices of `arena`: the `written` ranges to write to, which overlap nothing, and the `read` ones to read.
 ///
 /// # Panics
@@ -96,6 +116,48 @@ mod tests {
         }
         assert!(length < demands.iter().map(|demand| demand.length).sum::<usize>() / 3);
         assert!(places.iter().all(|place| place.start % 16 == 0));
+    }
+
+    /// The owners, and the demand of value 1, of these steps, each of which may replace what it reads last. Value 0 is the
+    /// caller's; `outputs` are as well, after the run.
+    fn shared(steps: &[&[usize]], outputs: &[usize]) -> (Vec<usize>, (usize, usize)) {
+        let alone = |number| Demand { length: if number == 0 { 0 } else { 50 }, first: number, last: number };
+        let mut demands: Vec<Demand> = (0..steps.len()).map(alone).collect();
+        for (number, inputs) in steps.iter().enumerate() {
+            inputs.iter().for_each(|&input| demands[input].last = number);
+        }
+        outputs.iter().for_each(|&output| demands[output].last = steps.len());
+        let steps: Vec<(&[usize], Option<usize>)> =
+            steps.iter().map(|&inputs| (inputs, inputs.len().checked_sub(1))).collect();
+        let owners = share(&mut demands, &steps);
+        for (demand, (number, &owner)) in demands.iter().zip(owners.iter().enumerate()) {
+            assert_eq!(demand.length, if number == 0 || owner != number { 0 } else { 50 }, "{number} of {owners:?}");
+        }
+        (owners, (demands[1].first, demands[1].last))
+    }
+
+    #[test]
+    fn an_output_takes_the_place_of_what_is_not_read_again() {
+        // A chain has one place, for as long as its last value is needed.
+        assert_eq!(shared(&[&[], &[0], &[0, 1], &[0, 2], &[3, 0]], &[4]), (vec![0, 1, 1, 1, 4], (1, 4)));
+        assert_eq!(shared(&[&[], &[0], &[0, 1], &[0, 2]], &[3]), (vec![0, 1, 1, 1], (1, 4)));
+        // Read by a later step, or twice by the same one.
+        assert_eq!(shared(&[&[], &[0], &[0, 1], &[2, 1]], &[3]), (vec![0, 1, 2, 1], (1, 4)));
+        assert_eq!(shared(&[&[], &[0], &[1, 1]], &[2]), (vec![0, 1, 2], (1, 2)));
+        // The caller's input, and what the caller asks for.
+        assert_eq!(shared(&[&[], &[0]], &[1]), (vec![0, 1], (1, 2)));
+        assert_eq!(shared(&[&[], &[0], &[0, 1]], &[1, 2]), (vec![0, 1, 2], (1, 3)));
+    }
+
+    #[test]
+    fn values_of_another_length_and_steps_that_cannot_keep_their_places() {
+        let demand = |length, first, last| Demand { length, first, last };
+        let demands = [demand(50, 0, 1), demand(60, 1, 2), demand(60, 2, 3)];
+        for (slot, length, owners) in [(Some(0), 50, [0, 0, 2]), (Some(0), 60, [0, 1, 2]), (None, 50, [0, 1, 2])] {
+            let mut demands = demands;
+            demands[1].length = length;
+            assert_eq!(share(&mut demands, &[(&[], None), (&[0], slot), (&[1], None)]), owners);
+        }
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::ops::Range;
 
 use super::fuse::{Fused, fuse};
-use super::memory::{Demand, place};
+use super::memory::{Demand, place, share};
 use super::spec::{Graph, Node, infer};
 use crate::buffer::{LINE, catch_out_of_memory};
 use crate::error::{Error, Result};
@@ -34,13 +34,14 @@ pub(super) enum Place {
     Caller(usize),
     /// The arena.
     Arena(Range<usize>),
+    /// Where the output of the step that reads it will be.
+    Output,
 }
 
 /// A step with its memory.
 pub(super) struct Planned {
     pub(super) name: String,
     pub(super) step: Box<dyn Step>,
-    /// Where the output took the place of one, that is empty.
     pub(super) inputs: Vec<Place>,
     pub(super) output: Range<usize>,
     pub(super) scratch: Range<usize>,
@@ -108,23 +109,10 @@ impl Plan {
         for &output in &outputs {
             demands[output].last = nodes.len();
         }
-        // An output takes the place of an input that nothing reads after it, where its step can do with that: fewer bytes pass
-        // the caches. For each node the one whose demand it shares.
-        let mut owners: Vec<usize> = (0..nodes.len()).collect();
-        for (number, node) in nodes.iter().enumerate() {
-            let slot = steps[number].as_ref().and_then(|step| step.in_place());
-            let Some(input) = slot.map(|slot| node.inputs[slot]) else { continue };
-            let readers = node.inputs.iter().filter(|&&other| other == input).count();
-            if readers == 1
-                && demands[input].last == number
-                && !nodes[input].is_input()
-                && shapes[input] == shapes[number]
-            {
-                owners[number] = owners[input];
-                demands[owners[number]].last = demands[number].last;
-                demands[number].length = 0;
-            }
-        }
+        let in_place = |step: &Option<Box<dyn Step>>| step.as_ref().and_then(|step| step.in_place());
+        let reads: Vec<(&[usize], Option<usize>)> =
+            nodes.iter().zip(&steps).map(|(node, step)| (node.inputs.as_slice(), in_place(step))).collect();
+        let owners = share(&mut demands, &reads);
         let scratches = steps.iter().enumerate().map(|(number, step)| Demand {
             length: step.as_ref().map_or(0, |step| step.scratch()),
             first: number,
@@ -138,35 +126,28 @@ impl Plan {
             let message = "activations and scratch memory cannot be addressed".into();
             return Err(Error::Memory { node: nodes[largest % nodes.len()].name.clone(), message });
         }
-        let (mut places, arena) = place(&demands);
-        for number in 0..nodes.len() {
-            places[number] = places[owners[number]].clone();
-        }
+        let (places, arena) = place(&demands);
 
         let mut callers = 0..;
-        let values: Vec<Place> =
-            nodes
-                .iter()
-                .zip(&places)
-                .map(|(node, place)| {
-                    if node.is_input() {
-                        Place::Caller(callers.next().unwrap_or(0))
-                    } else {
-                        Place::Arena(place.clone())
-                    }
-                })
-                .collect();
+        let values: Vec<Place> = nodes
+            .iter()
+            .zip(&owners)
+            .map(|(node, &owner)| {
+                if node.is_input() {
+                    Place::Caller(callers.next().unwrap_or(0))
+                } else {
+                    Place::Arena(places[owner].clone())
+                }
+            })
+            .collect();
         let planned = steps.into_iter().zip(&nodes).enumerate().filter_map(|(number, (step, node))| {
             Some(Planned {
                 name: node.name.clone(),
                 step: step?,
                 inputs: (node.inputs.iter())
-                    .map(|&input| match owners[number] {
-                        owner if owner != number && owner == owners[input] => Place::Arena(0..0),
-                        _ => values[input].clone(),
-                    })
+                    .map(|&input| if owners[input] == owners[number] { Place::Output } else { values[input].clone() })
                     .collect(),
-                output: places[number].clone(),
+                output: places[owners[number]].clone(),
                 scratch: places[nodes.len() + number].clone(),
                 shape: shapes[number],
             })

@@ -52,7 +52,7 @@ impl TrainingPlan {
         let [output, saved, scratch] = written.as_mut_slice() else { unreachable!("three ranges were asked for") };
         match &node.direction {
             Direction::Input => {}
-            Direction::Forward(step) => step.forward(Io { inputs: &inputs, output, scratch, pool }),
+            Direction::Forward(step) => step.forward(Io { inputs: &inputs, output, in_place: false, scratch, pool }),
             Direction::Both(both) => {
                 let parameters: Vec<&[f32]> = node.parameters.iter().map(|&row| params.value(row)).collect();
                 let (parameters, seed) = (parameters.as_slice(), split(tape.seed, step.node as u64));

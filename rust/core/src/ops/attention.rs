@@ -230,7 +230,7 @@ impl AttentionStep {
     /// Computes the output, and keeps of every head what backward needs.
     pub(super) fn run(&self, io: Io<'_>, statistics: Option<&mut [f32]>) {
         let Self { isa, heads, query, panels, .. } = *self;
-        let Io { inputs, output, scratch, pool } = io;
+        let Io { inputs, output, scratch, pool, .. } = io;
         let (slabs, depth) = (self.slabs(), panels.rows);
         let [partials, thresholds, scratches] = self.pieces();
         let (partials, scratch) = scratch.split_at_mut(partials);

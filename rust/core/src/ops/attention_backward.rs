@@ -268,7 +268,7 @@ impl TrainStep for AttentionTraining {
 
     fn forward(&self, io: Forward<'_>) {
         let Forward { inputs, output, saved, scratch, pool, .. } = io;
-        self.step.run(super::Io { inputs, output, scratch, pool }, Some(saved));
+        self.step.run(super::Io { inputs, output, in_place: false, scratch, pool }, Some(saved));
     }
 
     fn backward(&self, io: Backward<'_>) {

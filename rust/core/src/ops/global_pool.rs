@@ -162,7 +162,7 @@ impl TrainStep for GlobalPoolStep {
 
     fn forward(&self, io: Forward<'_>) {
         let Forward { inputs, output, saved, scratch, pool, .. } = io;
-        Step::forward(self, Io { inputs, output, scratch, pool });
+        Step::forward(self, Io { inputs, output, in_place: false, scratch, pool });
         if let GlobalPool::Max = self.pool {
             let points = &mut saved[..TrainStep::saved(self)];
             self.find(inputs[0], output, points, scratch, pool);

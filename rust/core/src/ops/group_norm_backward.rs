@@ -51,7 +51,7 @@ impl TrainStep for GroupNormTraining {
 
     fn forward(&self, io: Forward<'_>) {
         let Forward { inputs, output, saved, scratch, pool, .. } = io;
-        self.step.run(Io { inputs, output, scratch, pool }, saved);
+        self.step.run(Io { inputs, output, in_place: false, scratch, pool }, saved);
     }
 
     fn backward(&self, io: Backward<'_>) {

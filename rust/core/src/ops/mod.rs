@@ -250,7 +250,7 @@ pub trait Step: Send + Sync {
     }
 
     /// The input whose memory the output may take, if there is one: each of its elements is read before that of the output is
-    /// written, and by the same task. Where the output does, that input is empty, and its elements are in the output.
+    /// written, and by the same task. Where the output does, [`Io::in_place`] says so.
     fn in_place(&self) -> Option<usize> {
         None
     }
@@ -273,6 +273,8 @@ pub struct Io<'a> {
     pub inputs: &'a [&'a [f32]],
     /// To be written.
     pub output: &'a mut [f32],
+    /// Whether the input that [`Step::in_place`] names is empty, and its elements are what the output holds.
+    pub in_place: bool,
     /// As large as the step asked for, on a line, with undefined content.
     pub scratch: &'a mut [f32],
     /// The threads.
@@ -289,9 +291,11 @@ pub(crate) enum Residual<'a> {
 }
 
 impl<'a> Residual<'a> {
-    /// An input that [`Step::in_place`] may have named.
-    pub(crate) fn new(input: &'a [f32]) -> Self {
-        if input.is_empty() { Self::Output } else { Self::Apart(input) }
+    /// The input `slot`, which [`Step::in_place`] may have named.
+    pub(crate) fn new(io: &Io<'a>, slot: usize) -> Self {
+        let input = io.inputs[slot];
+        assert_eq!(input.len(), if io.in_place { 0 } else { io.output.len() }, "a residual is as long as the output");
+        if io.in_place { Self::Output } else { Self::Apart(input) }
     }
 
     /// Where its first element is, if `output` is where that of the output is.

@@ -1,6 +1,6 @@
 //! Rows of activations times a packed matrix: the inner part of products between activations.
 
-use crate::gemm::{self, Ahead, Panels, Scaling, Segment, Stages, Tile, group_sizes};
+use crate::gemm::{self, Ahead, Panels, Segment, Stages, Tile, group_sizes};
 use crate::simd::{Isa, Kernel, Simd, dispatch};
 
 /// `out[i][j] = Σ_r a[i][r] * b[r][j]` for the columns of one packed panel, or that added to what is in `out`.
@@ -55,7 +55,7 @@ impl Kernel for Rows<'_> {
                 out_stride: self.out_stride,
                 columns: self.columns,
                 bias: self.start.unwrap_or(self.b).as_ptr(),
-                scaling: Scaling::NONE,
+                scaling: None,
                 residual: std::ptr::null(),
                 relu: false,
                 ahead: Ahead { start: self.b.as_ptr(), step: 0 },

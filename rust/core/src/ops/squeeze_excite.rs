@@ -113,6 +113,11 @@ impl Gates {
         (Self { op, isa, shape, layers, ones, scale }, shift)
     }
 
+    /// Elements of the means.
+    pub(super) fn means(&self) -> usize {
+        self.shape.n * self.shape.c
+    }
+
     /// Elements of the hidden layer.
     pub(super) fn hidden(&self) -> usize {
         self.shape.n * self.op.hidden
@@ -158,8 +163,8 @@ struct SqueezeExciteStep {
 impl SqueezeExciteStep {
     /// Scratch memory: slabs; mean, later the gate; hidden; the rows of the elementwise pass.
     fn pieces(&self) -> [usize; 4] {
-        let Shape { n, c, .. } = self.shape;
-        [self.slabs.scratch(), n * c, self.gates.hidden(), n * self.shift.len()].map(align_up)
+        let factors = self.shape.n * self.shift.len();
+        [self.slabs.scratch(), self.gates.means(), self.gates.hidden(), factors].map(align_up)
     }
 }
 
@@ -171,13 +176,12 @@ impl Step for SqueezeExciteStep {
     fn forward(&self, io: Io<'_>) {
         let (x, pool, isa) = (io.inputs[0], io.pool, self.isa);
         let Epilogue { residual, activation, .. } = self.epilogue;
-        let Shape { n, c, .. } = self.shape;
         let [slabs, mean, hidden, _] = self.pieces();
         let (slabs, scratch) = io.scratch.split_at_mut(slabs);
         let (mean, scratch) = scratch.split_at_mut(mean);
         let (hidden, rows) = scratch.split_at_mut(hidden);
-        let (mean, hidden) = (&mut mean[..n * c], &mut hidden[..self.gates.hidden()]);
-        let rows = &mut rows[..n * self.shift.len()];
+        let (mean, hidden) = (&mut mean[..self.gates.means()], &mut hidden[..self.gates.hidden()]);
+        let rows = &mut rows[..self.shape.n * self.shift.len()];
 
         self.slabs.fold::<Sum>(x, mean, slabs, pool, 1.0 / self.shape.spatial() as f32);
         self.gates.run(mean, hidden, rows.chunks_exact_mut(self.shift.len()), pool);

@@ -75,7 +75,7 @@ impl SqueezeExciteTraining {
     }
 
     fn activate(&self, activation: Activation, x: &[f32], output: &mut [f32], pool: &Pool) {
-        let io = Io { inputs: &[x], output, scratch: &mut [], pool };
+        let io = Io { inputs: &[x], output, in_place: false, scratch: &mut [], pool };
         AffineStep::new(self.isa, &[1.0], &[0.0], false, activation).forward(io);
     }
 

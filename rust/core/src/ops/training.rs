@@ -103,7 +103,7 @@ impl<'a> Forward<'a> {
     /// What a step for inference takes.
     pub fn io(self) -> Io<'a> {
         let Self { inputs, output, scratch, pool, .. } = self;
-        Io { inputs, output, scratch, pool }
+        Io { inputs, output, in_place: false, scratch, pool }
     }
 }
 

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::{
-    Attributes, Backward, Compile, Forward, Gradient, Io, Op, Packing, Packs, Parameter, Precision, Role, Stretches,
-    Value, Wants, parse,
+    Attributes, Backward, Compile, Forward, Gradient, Io, Op, Packing, Packs, Parameter, Precision, Role, Step,
+    Stretches, Value, Wants, parse,
 };
 use crate::buffer::Buffer;
 use crate::parallel::run_with;
@@ -98,34 +98,25 @@ impl Trial {
         self.op.infer(&self.shapes).unwrap()
     }
 
-    /// The output. Memory is NaN before, so that nothing can be left out or read too early.
-    pub(super) fn run(&self, isa: Isa, threads: usize) -> Vec<f32> {
-        let shape = self.output();
-        let inputs: Vec<&[f32]> = self.inputs.iter().map(Vec::as_slice).collect();
+    /// What `compile` makes of it for inference.
+    pub(super) fn compile<T>(&self, isa: Isa, threads: usize, compile: impl FnOnce(&mut Compile<'_>) -> T) -> T {
         let parameters: Vec<&[f32]> = self.parameters.iter().map(Vec::as_slice).collect();
         let mut made = Stretches::default();
         let step = run_with(threads, |pool| {
             let packing = Packing::Shared { known: &mut Packs::new(), made: &mut made };
-            let (inputs, parameters) = (&self.shapes, &parameters);
-            self.op.compile(&mut Compile {
-                isa,
-                threads,
-                pool,
-                precision: Precision::Default,
-                inputs,
-                output: shape,
-                parameters,
-                packing,
-            })
+            let (inputs, output, parameters) = (&self.shapes, self.output(), &parameters);
+            let precision = Precision::Default;
+            compile(&mut Compile { isa, threads, pool, precision, inputs, output, parameters, packing })
         });
         made.finish();
-        let mut output = vec![f32::NAN; shape.len()];
-        let mut scratch = Buffer::zeroed(step.scratch());
-        scratch.fill(f32::NAN);
-        run_with(threads, |pool| {
-            step.forward(Io { inputs: &inputs, output: &mut output, scratch: &mut scratch, pool });
-        });
-        output
+        step
+    }
+
+    /// The output.
+    pub(super) fn run(&self, isa: Isa, threads: usize) -> Vec<f32> {
+        let step = self.compile(isa, threads, |context| self.op.compile(context));
+        let inputs: Vec<&[f32]> = self.inputs.iter().map(Vec::as_slice).collect();
+        forward(&*step, &inputs, self.output(), threads)
     }
 
     /// Compares every instruction set with `want`, and every number of threads with one thread, bit by bit.
@@ -285,6 +276,27 @@ impl Trial {
     pub(super) fn parameter(&self, number: usize) -> Vec<f64> {
         wide(&self.parameters[number])
     }
+}
+
+/// The output of a step, which is of that shape. Memory is NaN before, so that nothing can be left out or read too early.
+///
+/// # Panics
+/// If the step gives other bits where its output takes the place of an input.
+pub(super) fn forward(step: &dyn Step, inputs: &[&[f32]], shape: Shape, threads: usize) -> Vec<f32> {
+    let run = |inputs: &[&[f32]], output: &mut [f32], in_place: bool| {
+        let mut scratch = Buffer::copy_of(&vec![f32::NAN; step.scratch()]);
+        run_with(threads, |pool| step.forward(Io { inputs, output, in_place, scratch: &mut scratch, pool }));
+    };
+    let mut output = vec![f32::NAN; shape.len()];
+    run(inputs, &mut output, false);
+    if let Some(slot) = step.in_place() {
+        let mut inputs = inputs.to_vec();
+        let mut place = std::mem::take(&mut inputs[slot]).to_vec();
+        run(&inputs, &mut place, true);
+        let same = output.iter().zip(&place).all(|(a, b)| a.to_bits() == b.to_bits());
+        assert!(same && place.len() == output.len(), "{} differs in place", step.algorithm());
+    }
+    output
 }
 
 /// What others contribute to a gradient of that length.

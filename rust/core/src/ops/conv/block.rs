@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use crate::gemm::{self, Ahead, GROUPS, Next, Panels, Segment, Stages, Tile};
+use crate::gemm::{self, Ahead, GROUPS, Next, Panels, Scaling, Segment, Stages, Tile};
 use crate::ops::activation::Activation;
 use crate::simd::{Isa, Kernel, Simd, dispatch};
 
@@ -27,13 +27,6 @@ pub(super) struct Block {
     pub(super) taps: Vec<Vec<Segment>>,
 }
 
-/// Factors and summands of what is there before the residual is added, laid out as the bias.
-#[derive(Clone, Copy)]
-pub(super) struct Scaling<'a> {
-    pub(super) factor: &'a [f32],
-    pub(super) shift: &'a [f32],
-}
-
 /// What is multiplied and where it goes.
 #[derive(Clone, Copy)]
 pub(super) struct Product<'a> {
@@ -53,12 +46,13 @@ pub(super) struct Product<'a> {
     pub(super) out: *mut f32,
     /// Elements between neighbouring pixels of the output.
     pub(super) out_stride: usize,
-    /// The first element of what is added, laid out as the output; it may be the output.
+    /// The first element of what is added, laid out as the output; it may be the output, if the reduction is in one piece.
     pub(super) residual: Option<*const f32>,
     pub(super) activation: Activation,
     /// Whether the pixels are the outer loop, not the panels.
     pub(super) pixels_outside: bool,
-    /// Into how many pieces the reduction is cut; one where the residual is the output.
+    /// Into how many pieces the reduction is cut. All but the last leave their sums in the output; scaling, residual and
+    /// activation come after the last.
     pub(super) pieces: usize,
 }
 
@@ -66,7 +60,8 @@ pub(super) struct Product<'a> {
 ///
 /// # Safety
 /// Every pixel's window lies in `product.a`; nobody else touches these pixels' channels of `product.out`, which has
-/// room for them. The panels are those of `isa`.
+/// room for them. So has the residual, which is the output, with a reduction in one piece, or memory that nobody writes. The
+/// panels are those of `isa`; weights, bias and scaling have all of them.
 pub(super) unsafe fn run(isa: Isa, product: &Product<'_>, block: &Block, range: Range<usize>) {
     dispatch(isa, Run { product, block, range });
 }
@@ -201,10 +196,7 @@ impl Product<'_> {
                 out_stride: self.out_stride,
                 columns: panel.columns,
                 bias: self.bias.as_ptr().add(padded),
-                scaling: self.scaling.map_or(gemm::Scaling::NONE, |Scaling { factor, shift }| gemm::Scaling {
-                    factor: factor.as_ptr().add(padded),
-                    shift: shift.as_ptr().add(padded),
-                }),
+                scaling: self.scaling.map(|scaling| scaling.at(padded)),
                 residual: self.residual.map_or(std::ptr::null(), |residual| residual.add(out)),
                 relu: self.activation == Activation::Relu,
                 ahead,

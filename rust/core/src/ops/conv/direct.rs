@@ -7,12 +7,12 @@
 
 use std::ops::Range;
 
-use super::block::{self, Block, Pixels, Product, Scaling};
+use super::block::{self, Block, Pixels, Product};
 use super::blocking::{Blocking, Source, Work};
 use super::stage::Stage;
 use super::weights::{Weights, pad};
 use crate::buffer::align_up;
-use crate::gemm::{GROUPS, Panels, Segment, group_sizes};
+use crate::gemm::{GROUPS, Panels, Scaling, Segment, group_sizes};
 use crate::ops::activation::Activation;
 use crate::ops::{Io, Packed, Residual, Step};
 use crate::parallel::{Pool, SharedMut};
@@ -298,14 +298,6 @@ struct Target<'a> {
     out: SharedMut<'a>,
 }
 
-impl<'a> Scaling<'a> {
-    /// That of one sample, which has factors of its own.
-    fn of_sample(self, sample: usize) -> Self {
-        let length = self.shift.len();
-        Self { factor: &self.factor[sample * length..(sample + 1) * length], ..self }
-    }
-}
-
 impl Step for Direct {
     fn scratch(&self) -> usize {
         match self.blocking.source {
@@ -343,7 +335,7 @@ impl Direct {
         let target = Target {
             input: io.inputs[0],
             scaling,
-            residual: self.residual.then(|| Residual::new(io.inputs[1])),
+            residual: self.residual.then(|| Residual::new(&io, 1)),
             out: SharedMut::new(io.output),
         };
         let tasks = self.parts().iter().product();

@@ -6,17 +6,18 @@
 //!
 //! `y = activation((W x + b) * (s[n][k] * scale[k]) + shift[k] + residual)`
 //!
-//! That reads the weights twice. Where they are more than the map, both operators run as they are, one after the other.
+//! That reads the weights twice, and the input. Where they are more than the map, both operators run as they are, one after
+//! the other.
 
 use std::any::Any;
 
 use super::Conv;
 use super::algorithm::Layer;
-use super::block::Scaling;
 use super::blocking::{Grid, Work};
 use super::direct::{self, Direct};
 use super::weights::{self, Weights};
 use crate::buffer::align_up;
+use crate::gemm::Scaling;
 use crate::ops::activation::Activation;
 use crate::ops::batch_norm::BatchNorm;
 use crate::ops::epilogue::Epilogue;
@@ -66,6 +67,8 @@ impl Op for ExcitedConv {
     }
 
     fn infer(&self, inputs: &[Shape]) -> Result<Shape, String> {
+        // Of which the mean is taken, if the gates come first.
+        Slabs::infer(inputs[0])?;
         self.excite.infer(&self.inner(inputs)?)
     }
 
@@ -75,23 +78,37 @@ impl Op for ExcitedConv {
     }
 
     fn compile(&self, context: &mut Compile<'_>) -> Box<dyn Step> {
-        let Compile { inputs, output, parameters, .. } = *context;
-        let (own, rest) = parameters.split_at(self.parameters());
-        let inner = [&[output][..], &inputs[1..]].concat();
-        // Elements of the output that are not read or written again, against weights that are.
-        if 2 * output.spatial() >= inputs[0].c {
-            let mut part = context.part(&inner, output, rest);
-            let (gates, shift) = Gates::new(self.excite, &mut part);
-            let mut part = context.part(&inputs[..1], output, own);
-            return Box::new(Excited::new(self, &mut part, gates, &shift));
+        let (spatial, c, k) = (context.output.spatial(), context.inputs[0].c, context.output.c);
+        // Of a sample: elements of the output that are not read and written again, against those of weights and input that are
+        // read again.
+        if 2 * spatial * k >= c * (k + spatial) {
+            Box::new(self.gates_first(context))
+        } else {
+            Box::new(self.apart(context))
         }
-        let conv = self.conv.compile(&mut context.part(&inputs[..1], output, own));
-        let excite = self.excite.compile(&mut context.part(&inner, output, rest));
-        Box::new(Apart { conv, excite, output })
     }
 
     fn compile_for_training(&self, _: &mut Compile<'_>, _: Wants<'_>) -> Box<dyn TrainStep> {
         unreachable!("what only inference absorbs is not trained")
+    }
+}
+
+impl ExcitedConv {
+    fn gates_first(&self, context: &mut Compile<'_>) -> Excited {
+        let Compile { inputs, output, parameters, .. } = *context;
+        let (own, rest) = parameters.split_at(self.parameters());
+        let inner = [&[output][..], &inputs[1..]].concat();
+        let (gates, shift) = Gates::new(self.excite, &mut context.part(&inner, output, rest));
+        Excited::new(self, &mut context.part(&inputs[..1], output, own), gates, &shift)
+    }
+
+    fn apart(&self, context: &mut Compile<'_>) -> Apart {
+        let Compile { inputs, output, parameters, .. } = *context;
+        let (own, rest) = parameters.split_at(self.parameters());
+        let inner = [&[output][..], &inputs[1..]].concat();
+        let conv = self.conv.compile(&mut context.part(&inputs[..1], output, own));
+        let excite = self.excite.compile(&mut context.part(&inner, output, rest));
+        Apart { conv, excite, output }
     }
 }
 
@@ -106,7 +123,6 @@ struct Excited {
     gates: Gates,
     /// Summands, padded as the biases.
     shift: Vec<f32>,
-    filters: usize,
 }
 
 impl Excited {
@@ -136,14 +152,13 @@ impl Excited {
             slabs: Slabs::new(isa, inputs[0]),
             gates,
             shift: padded,
-            filters: output.c,
         }
     }
 
     /// Scratch memory: slabs; mean of the input; that of the output, later the gates; hidden; factors.
     fn pieces(&self) -> [usize; 5] {
         let Shape { n, c, .. } = self.input;
-        [self.slabs.scratch(), n * c, n * self.filters, self.gates.hidden(), n * self.shift.len()].map(align_up)
+        [self.slabs.scratch(), n * c, self.gates.means(), self.gates.hidden(), n * self.shift.len()].map(align_up)
     }
 }
 
@@ -157,28 +172,29 @@ impl Step for Excited {
     }
 
     fn forward(&self, io: Io<'_>) {
-        let Io { inputs, output, mut scratch, pool } = io;
+        let Io { inputs, output, in_place, mut scratch, pool } = io;
         let Shape { n, c, .. } = self.input;
         let [slabs, mean, gates, hidden, factor] = self.pieces().map(|length| {
             let (piece, rest) = std::mem::take(&mut scratch).split_at_mut(length);
             scratch = rest;
             piece
         });
-        let (mean, gates) = (&mut mean[..n * c], &mut gates[..n * self.filters]);
+        let (mean, gates) = (&mut mean[..n * c], &mut gates[..self.gates.means()]);
         let (hidden, factor) = (&mut hidden[..self.gates.hidden()], &mut factor[..n * self.shift.len()]);
 
         self.slabs.fold::<Sum>(inputs[0], mean, slabs, pool, 1.0 / self.input.spatial() as f32);
         // Windows of one point are read in place: no scratch memory.
-        self.mean.forward(Io { inputs: &[mean], output: &mut *gates, scratch: &mut [], pool });
+        self.mean.forward(Io { inputs: &[mean], output: &mut *gates, in_place: false, scratch: &mut [], pool });
         self.gates.run(gates, hidden, factor.chunks_exact_mut(self.shift.len()), pool);
         let scaling = Scaling { factor, shift: &self.shift };
-        self.conv.forward_scaled(Io { inputs, output, scratch: &mut [], pool }, Some(scaling));
+        self.conv.forward_scaled(Io { inputs, output, in_place, scratch: &mut [], pool }, Some(scaling));
     }
 
     fn algorithm(&self) -> String {
         format!("gates, {}", self.conv.algorithm())
     }
 
+    /// Of the two operators: what the gates cost here, from the mean of the input, is not theirs.
     fn flops(&self) -> u64 {
         self.conv.flops().saturating_add(self.gates.flops())
     }
@@ -204,14 +220,14 @@ impl Step for Apart {
     }
 
     fn forward(&self, io: Io<'_>) {
-        let Io { inputs, output, scratch, pool } = io;
+        let Io { inputs, output, scratch, pool, .. } = io;
         let (between, scratch) = scratch.split_at_mut(self.between());
         let between = &mut between[..self.output.len()];
         let conv = &mut scratch[..self.conv.scratch()];
-        self.conv.forward(Io { inputs: &inputs[..1], output: &mut *between, scratch: conv, pool });
+        self.conv.forward(Io { inputs: &inputs[..1], output: &mut *between, in_place: false, scratch: conv, pool });
         let maps: Vec<&[f32]> = [&*between].into_iter().chain(inputs[1..].iter().copied()).collect();
         let excite = &mut scratch[..self.excite.scratch()];
-        self.excite.forward(Io { inputs: &maps, output, scratch: excite, pool });
+        self.excite.forward(Io { inputs: &maps, output, in_place: false, scratch: excite, pool });
     }
 
     fn algorithm(&self) -> String {
@@ -225,9 +241,14 @@ impl Step for Apart {
 
 #[cfg(test)]
 mod tests {
+
     use super::*;
     use crate::ops::Value;
-    use crate::ops::trial::{Trial, excite, naive_excite, naive_norm, norm, op, pairs, text, triple};
+    use crate::ops::trial::{
+        TOLERANCE, Trial, excite, forward, naive_excite, naive_norm, norm, op, pairs, text, triple,
+    };
+    use crate::simd::Isa;
+    use crate::testing::{assert_close, for_each_isa};
 
     fn conv(filters: usize, bias: bool, groups: usize, stride: usize) -> Box<dyn Op> {
         let attributes = [
@@ -284,12 +305,58 @@ mod tests {
         }
     }
 
+    /// Weights that do not stay cached, and a reduction in two pieces where the register tile is two vectors wide.
+    #[test]
+    fn gates_before_the_largest_blockings() {
+        for (c, k, dims, pieces) in [(800, 300, [1, 20, 21], 1), (12_300, 40, [1, 4, 5], 2)] {
+            let shape = Shape::new(1, dims, c);
+            let mut trial = Trial::new(conv(k, false, 1, 1), &[shape]);
+            let mut want = naive_conv(&trial, false);
+            trial = trial.absorb(&*excite(30), &[]);
+            want = naive_excite(&want, shape.with_channels(k), &trial.parameters[1..]);
+            trial = trial.absorb(&*op("add", &[]), &[shape.with_channels(k)]);
+            want.iter_mut().zip(trial.input(1)).for_each(|(y, residual)| *y += residual);
+            trial = trial.absorb(&*op("activation", &[("function", text("silu"))]), &[]);
+            want.iter_mut().for_each(|y| *y /= 1.0 + (-*y).exp());
+
+            let any: &dyn Any = &*trial.op;
+            let excited = any.downcast_ref::<ExcitedConv>().unwrap();
+            for_each_isa(|isa| {
+                let run = |threads: usize| {
+                    let step = trial.compile(isa, threads, |context| excited.gates_first(context));
+                    // The sums of the first piece are where the residual would be.
+                    let is_whole = pieces == 1 || isa.tile().1 == 1;
+                    assert_eq!(step.in_place(), is_whole.then_some(1), "{c} channels on {}", isa.name());
+                    forward(&step, &[&trial.inputs[0], &trial.inputs[1]], trial.output(), threads)
+                };
+                let one = run(1);
+                assert_close(&one, &want, TOLERANCE);
+                assert!(run(2) == one && run(3) == one, "{c} channels on {}", isa.name());
+            });
+        }
+    }
+
+    #[test]
+    fn gates_come_first_where_the_map_is_larger_than_what_is_read_twice() {
+        let algorithm = |c: usize, k: usize, size: usize| {
+            let trial = Trial::new(conv(k, false, 1, 1), &[Shape::new(1, [1, size, size], c)]);
+            let trial = trial.absorb(&*excite(2), &[]);
+            trial.compile(Isa::best(), 2, |context| trial.op.compile(context)).algorithm()
+        };
+        // Those of ResNet-50, from the first to the last stage.
+        for (c, size, first) in [(64, 56, true), (128, 28, true), (256, 14, true), (512, 7, false)] {
+            assert_eq!(algorithm(c, 4 * c, size).starts_with("gates"), first, "{c} channels");
+        }
+        // The input is larger than what is saved of the output.
+        assert!(!algorithm(64, 16, 56).starts_with("gates"));
+    }
+
     #[test]
     fn a_sample_does_not_depend_on_the_others() {
         for dims in [[1, 2, 2], [1, 13, 11]] {
             let (shape, k) = (Shape::new(4, dims, 40), 50);
             let all = Trial::new(conv(k, false, 1, 1), &[shape]).absorb(&*excite(6), &[]);
-            for isa in crate::simd::Isa::available() {
+            for isa in Isa::available() {
                 let y = all.run(isa, 2);
                 for (sample, y) in y.chunks(shape.spatial() * k).enumerate() {
                     let mut one = all.clone();
@@ -308,5 +375,23 @@ mod tests {
         for conv in [conv(8, true, 2, 1), conv(8, true, 1, 2), conv(8, true, 1, 1).absorb(&*relu, 0).unwrap()] {
             assert!(conv.absorb(&*excite(2), 0).is_none());
         }
+    }
+
+    #[test]
+    fn costly_functions_of_few_channels_are_a_pass_of_their_own() {
+        let absorbs = |filters: usize, function: &str| {
+            let excited = conv(filters, true, 1, 1).absorb(&*excite(2), 0).unwrap();
+            excited.absorb(&*op("activation", &[("function", text(function))]), 0).is_some()
+        };
+        assert!(!absorbs(7, "silu") && absorbs(7, "relu") && absorbs(8, "silu"));
+    }
+
+    #[test]
+    fn sums_that_cannot_be_addressed_are_refused() {
+        let excited = conv(1, false, 1, 1).absorb(&*excite(1), 0).unwrap();
+        assert!(excited.infer(&[Shape::vector(1 << 20, 1 << 30)]).is_ok());
+        // The maps can be, and the sums of the output's slabs.
+        let error = excited.infer(&[Shape::vector(1 << 20, 1 << 38)]).unwrap_err();
+        assert!(error.contains("too many samples"), "{error}");
     }
 }

@@ -224,7 +224,7 @@ impl Step for Parts {
     }
 
     fn forward(&self, io: Io<'_>) {
-        let Io { inputs, output, scratch, pool } = io;
+        let Io { inputs, output, scratch, pool, .. } = io;
         let (sum, scratch) = scratch.split_at_mut(self.sum());
         let (mut from, mut to) = (output, &mut sum[..if self.parts.len() > 1 { self.output.len() } else { 0 }]);
         // They take turns such that the last one writes the output.
@@ -238,7 +238,7 @@ impl Step for Parts {
             };
             let maps: Vec<&[f32]> = inputs[maps.clone()].iter().copied().chain(residual).collect();
             let scratch = &mut scratch[..part.scratch()];
-            part.forward(Io { inputs: &maps, output: &mut *to, scratch, pool });
+            part.forward(Io { inputs: &maps, output: &mut *to, in_place: false, scratch, pool });
             drop(maps);
             (from, to) = (to, from);
         }

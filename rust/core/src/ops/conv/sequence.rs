@@ -11,10 +11,10 @@ impl<T: Step> Step for Sequence<T> {
     }
 
     fn forward(&self, io: Io<'_>) {
-        let Io { inputs, output, scratch, pool } = io;
+        let Io { inputs, output, in_place, scratch, pool } = io;
         for step in &self.0 {
             let scratch = &mut scratch[..step.scratch()];
-            step.forward(Io { inputs, output: &mut *output, scratch, pool });
+            step.forward(Io { inputs, output: &mut *output, in_place, scratch, pool });
         }
     }
 

@@ -98,7 +98,7 @@ impl Step for Strided {
     }
 
     fn forward(&self, io: Io<'_>) {
-        let Io { inputs, output, scratch, pool } = io;
+        let Io { inputs, output, in_place, scratch, pool } = io;
         let (copy, scratch) = scratch.split_at_mut(self.copy());
         let (Work { window, input, .. }, to) = (self.split.work, self.split.work().input);
         let plane = to.h * to.w * to.c;
@@ -116,7 +116,7 @@ impl Step for Strided {
         });
         let mut all = inputs.to_vec();
         all[0] = copy;
-        self.convolution.forward(Io { inputs: &all, output, scratch, pool });
+        self.convolution.forward(Io { inputs: &all, output, in_place, scratch, pool });
     }
 
     fn algorithm(&self) -> String {

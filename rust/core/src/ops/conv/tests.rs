@@ -1,10 +1,11 @@
 //! Every algorithm against the naive convolution in float64.
 
+use std::collections::HashSet;
+
 use super::*;
-use crate::buffer::Buffer;
 use crate::ops::activation::Activation;
 use crate::ops::batch_norm::BatchNorm;
-use crate::ops::{Io, Packing, Stretches};
+use crate::ops::{Packing, Stretches, trial};
 use crate::parallel;
 use crate::simd::Isa;
 use crate::testing::{assert_close, for_each_isa, naive_conv, random};
@@ -73,14 +74,8 @@ impl Case {
             }
         });
         made.finish();
-        // Neither output nor scratch memory is clean in a network.
-        let mut output = vec![f32::NAN; self.output().len()];
-        let mut scratch = Buffer::copy_of(&vec![f32::NAN; step.scratch()]);
         let inputs: &[&[f32]] = if self.conv.epilogue.residual { &[&x, &residual] } else { &[&x] };
-        parallel::run_with(threads, |pool| {
-            step.forward(Io { inputs, output: &mut output, scratch: &mut scratch, pool });
-        });
-        output
+        trial::forward(&*step, inputs, self.output(), threads)
     }
 
     fn work(&self, threads: usize) -> Work {
@@ -357,6 +352,17 @@ fn winograd_in_training_where_the_batch_pays() {
     assert_eq!(choice(128, 8, 64), Some("winograd 1x4x4".into()));
     assert_eq!(choice(1, 112, 64), Some("winograd 1x4x4".into()));
     assert_eq!(choice(128, 32, 3), None);
+}
+
+#[test]
+fn tiles_with_other_weights_have_other_names() {
+    for kernel in [[1, 3, 3], [3; 3], [1, 4, 4], [4; 3]] {
+        let work = Case::new(Shape::new(1, [8; 3], 8), 8, same(kernel, [1; 3], [1; 3])).work(1);
+        let enlarging = if kernel[2] == 3 { Variant::enlarging(&work).to_vec() } else { Vec::new() };
+        let variants = [Variant::all(&work), enlarging].concat();
+        let names: HashSet<String> = variants.iter().map(|variant| variant.name()).collect();
+        assert!(!names.is_empty() && names.len() == variants.len(), "{variants:?}: {names:?}");
+    }
 }
 
 /// An image of one plane.

@@ -217,7 +217,7 @@ impl TrainStep for ConvTraining {
         if let (Some(product), Some(d_input)) = (&self.d_input, &mut d_inputs[0]) {
             let inputs: &[&[f32]] = &[d_output, d_input.plus.unwrap_or(&[])];
             let scratch = &mut scratch[..product.step().scratch()];
-            product.step().forward(Io { inputs, output: &mut *d_input.values, scratch, pool });
+            product.step().forward(Io { inputs, output: &mut *d_input.values, in_place: false, scratch, pool });
         }
     }
 }

@@ -2,10 +2,9 @@
 
 use super::super::tests::same;
 use super::*;
-use crate::buffer::Buffer;
 use crate::ops::Precision;
 use crate::ops::epilogue::Epilogue;
-use crate::ops::trial::{Trial, norm, op, text, triple};
+use crate::ops::trial::{Trial, forward, norm, op, text, triple};
 use crate::ops::{Packing, Stretches};
 use crate::parallel;
 use crate::simd::Isa;
@@ -97,13 +96,8 @@ impl Case {
             })
         });
         made.finish();
-        let mut y = vec![f32::NAN; output.len()];
-        let mut scratch = Buffer::copy_of(&vec![f32::NAN; step.scratch()]);
         let inputs: Vec<&[f32]> = self.inputs.iter().map(|(_, x)| x.as_slice()).collect();
-        parallel::run_with(threads, |pool| {
-            step.forward(Io { inputs: &inputs, output: &mut y, scratch: &mut scratch, pool });
-        });
-        y
+        forward(&*step, &inputs, output, threads)
     }
 
     fn check(&self) {
@@ -134,6 +128,33 @@ fn sizes_and_channels() {
     for scale in [[1, 2, 2], [2; 3]] {
         Case::scaled(Shape::new(1, [1; 3], 4), scale, &[], 9, false).check();
     }
+}
+
+#[test]
+fn large_maps_have_large_tiles_and_deep_ones_small_tiles() {
+    let choice = |dims: Dims3, c: usize, k: usize| {
+        let scale = [if dims[0] == 1 { 1 } else { 2 }, 2, 2];
+        let window = same(scale.map(|scale| 2 * scale - 1), [1; 3], [1; 3]);
+        let choose = |n: usize, threads: usize| {
+            let input = Shape::new(n, dims, c);
+            let output = Shape::new(n, std::array::from_fn(|axis| dims[axis] * scale[axis]), k);
+            let work = Work { window, input, output, grid: Grid::dense(output), groups: 1, tile: (14, 2), threads };
+            winograd::choose_enlarging(&work, phases_cost(&work)).map(Variant::name)
+        };
+        let one = choose(1, 1);
+        for (n, threads) in [(1, 7), (32, 1), (5, 2)] {
+            assert_eq!(choose(n, threads), one, "bits would depend on the batch or on threads");
+        }
+        one
+    };
+    let name = |name: &str| Some(name.to_string());
+    assert_eq!(choice([1, 128, 128], 64, 32), name("enlarged winograd 1x6x6"));
+    assert_eq!(choice([48; 3], 64, 32), name("enlarged winograd 6x6x6"));
+    // There are few tiles for so many weights: the fewer products, the better.
+    assert_eq!(choice([1, 8, 8], 512, 256), name("enlarged winograd 1x2x2"));
+    assert_eq!(choice([2; 3], 512, 256), name("enlarged winograd 2x2x2"));
+    // A single cell is not worth transforms.
+    assert_eq!(choice([1; 3], 512, 512), None);
 }
 
 #[test]

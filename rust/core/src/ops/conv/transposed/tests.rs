@@ -1,9 +1,8 @@
 //! The transposed convolution against its definition in float64.
 
 use super::*;
-use crate::buffer::Buffer;
 use crate::ops::activation::Activation;
-use crate::ops::{Packing, Precision, Stretches};
+use crate::ops::{Packing, Precision, Stretches, trial};
 use crate::parallel;
 use crate::simd::Isa;
 use crate::testing::{assert_close, for_each_isa, random};
@@ -50,12 +49,7 @@ fn run(op: &ConvTranspose, input: Shape, parameters: &[&[f32]], x: &[f32], isa: 
         })
     });
     made.finish();
-    let mut y = vec![f32::NAN; output.len()];
-    let mut scratch = Buffer::copy_of(&vec![f32::NAN; step.scratch()]);
-    parallel::run_with(threads, |pool| {
-        step.forward(Io { inputs: &[x], output: &mut y, scratch: &mut scratch, pool });
-    });
-    y
+    trial::forward(&*step, &[x], output, threads)
 }
 
 fn check(input: Shape, kernel: [usize; 3], stride: [usize; 3], padding: [[usize; 2]; 3], output_padding: [usize; 3]) {

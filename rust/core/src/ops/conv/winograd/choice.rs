@@ -80,7 +80,8 @@ impl Variant {
     /// For the key of packed weights.
     pub(in super::super) fn name(self) -> String {
         let [d, h, w] = self.0.map(|axis| axis.outputs());
-        format!("winograd {d}x{h}x{w}")
+        let enlarged = if self.0.iter().any(|axis| axis.enlarges()) { "enlarged " } else { "" };
+        format!("{enlarged}winograd {d}x{h}x{w}")
     }
 
     /// Whether its error may exceed that of the direct sum.

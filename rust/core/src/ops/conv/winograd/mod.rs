@@ -32,7 +32,7 @@ use tiles::{Gather, Scatter, Slots, Source, Tiling};
 use super::blocking::Work;
 use super::weights::{Weights, pad};
 use crate::buffer::{LINE, align_up};
-use crate::gemm::{self, Ahead, GROUPS, Panels, Scaling, Segment, Stages, Tile, group_sizes};
+use crate::gemm::{self, Ahead, GROUPS, Panels, Segment, Stages, Tile, group_sizes};
 use crate::ops::activation::Activation;
 use crate::ops::{Io, Packed, Residual, Step};
 use crate::parallel::{Pool, SharedMut};
@@ -318,7 +318,7 @@ impl Kernel for Multiply<'_> {
                         out_stride: m.row,
                         columns: width,
                         bias: ZEROS.as_ptr(),
-                        scaling: Scaling::NONE,
+                        scaling: None,
                         residual: std::ptr::null(),
                         relu: false,
                         ahead: Ahead { start: next.wrapping_add(tile * matrix.rows * step / 4), step },
@@ -373,7 +373,7 @@ impl Step for Winograd {
     fn forward(&self, io: Io<'_>) {
         let maps = io.inputs.iter().zip(&self.sources).zip(self.firsts());
         let sources: Vec<Source<'_>> = maps.map(|((&x, &channels), first)| Source { x, channels, first }).collect();
-        let residual = self.residual.then(|| Residual::new(io.inputs[sources.len()]));
+        let residual = self.residual.then(|| Residual::new(&io, sources.len()));
         let target = Target { sources, residual, y: SharedMut::new(io.output) };
         let scratch = &mut io.scratch[..self.scratch()];
         if self.shared {

@@ -57,7 +57,7 @@ impl Axis {
     }
 
     /// Whether the cells of the map are each read twice.
-    fn enlarges(self) -> bool {
+    pub(super) fn enlarges(self) -> bool {
         matches!(self, Axis::U2 | Axis::U6)
     }
 
