@@ -46,6 +46,8 @@ class Network:
         """A copy of a parameter."""
     def set(self, name: str, value: NDArray[np.float32]) -> None:
         """Sets a parameter."""
+    def write(self, name: str, first: int, values: NDArray[np.float32]) -> None:
+        """Sets a part of a parameter: its elements, in C order, from `first` on."""
     def set_precision(self, name: str) -> None:
         """How exact the next runs must be: "default", or "strict"."""
     def run(self, inputs: Sequence[NDArray[np.float32]], outputs: Sequence[int]) -> list[NDArray[np.float32]]:

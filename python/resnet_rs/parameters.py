@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from . import _core
     from .graph import Graph
     from .weights import Report
+    from .weights.stored import Tensor
 
 __all__ = ["Parameters"]
 
@@ -87,18 +89,21 @@ class Parameters:
         Raises:
             WeightsError: names or shapes do not fit; `.report` holds the table. The model keeps the weights it had.
             DTypeError, ShapeError: something in the mapping is no array of real numbers.
-            FileFormatError: the file is corrupt, truncated, hostile or unknown.
+            FileFormatError: the file is corrupt, truncated, hostile or unknown, or shrinks while it is read.
             ImportError: a Keras file, and h5py is not installed.
             OSError: the file cannot be read.
             MemoryLimitError: the model is too large for the memory there is.
+
+        Whatever is raised, the model keeps the weights it had. A model that has none yet takes a safetensors file piece
+        by piece, so that its tensors are in memory once; else they are there twice until all have been read.
         """
-        from . import weights
+        from .weights.match import fit
+        from .weights.reader import opened
 
         self._require_room()
-        tensors = src if isinstance(src, Mapping) else weights.read(src)
-        matched, report = weights.match(tensors, self.parameter_shapes(), naming=naming, strict=strict, adapt=adapt)
-        for name, value in matched.items():
-            self._set(name, value)
+        with nullcontext(src) if isinstance(src, Mapping) else opened(src) as tensors:
+            fitting, report = fit(tensors, self.parameter_shapes(), naming=naming, strict=strict, adapt=adapt)
+            self._fill(fitting)
         return report
 
     def save_weights(self, path: str | os.PathLike[str]) -> None:
@@ -118,6 +123,25 @@ class Parameters:
             raise WeightsError(f"{name}: expected shape {shape}, got {value.shape}")
         self._network.set(name, as_float32(value).reshape(self._engine_shape(shape)))
         self._empty.discard(name)
+
+    def _fill(self, tensors: Mapping[str, Tensor]) -> None:
+        """Set all these parameters, or none, to tensors of their sizes."""
+        from .weights.stored import array_of, float32_pieces
+
+        empty = self._empty.intersection(tensors)
+        if len(empty) < len(tensors):
+            # There are weights to be kept until it is certain that nothing fails.
+            tensors = {name: as_float32(array_of(tensor)) for name, tensor in tensors.items()}
+        try:
+            for name, tensor in tensors.items():
+                first = 0
+                for values in float32_pieces(tensor):
+                    self._network.write(name, first, values)
+                    first += values.size
+                self._empty.discard(name)
+        except BaseException:
+            self._empty |= empty
+            raise
 
     def _adopt(self, source: Parameters, prefix: str = "") -> None:
         """Copy the weights that another model has made or loaded, as far as they are here under `prefix`."""

@@ -20,9 +20,10 @@ from .saving import load
 from .structure import Structure, infer
 
 if TYPE_CHECKING:
-    from numpy.typing import ArrayLike, NDArray
+    from numpy.typing import ArrayLike
 
     from resnet_rs.weights.recognise import Recognised
+    from resnet_rs.weights.stored import Tensor
 
 __all__ = ["from_weights"]
 
@@ -68,20 +69,29 @@ def from_weights(
     """
     # Not with the module: reading weights costs milliseconds that building networks need not pay.
     from resnet_rs import weights
+    from resnet_rs.weights.reader import opened
     from resnet_rs.weights.recognise import recognise
     from resnet_rs.weights.source import checked_path
 
-    naming = ""
     if isinstance(src, Mapping):
-        tensors: Mapping[str, ArrayLike] = src
-    else:
-        metadata = weights.read_metadata(src) if Path(checked_path(src)).suffix == ".safetensors" else {}
-        naming = "native" if metadata.get("format") == "resnet_rs" else ""
-        if "config" in metadata:
-            given = {"input_shape": input_shape, "data_format": data_format}
-            return load(src, **overrides, **{name: value for name, value in given.items() if value is not None})
-        tensors = weights.read(src)
-    found = recognise(tensors)
+        return _build(recognise(src), "", input_shape, data_format, overrides)
+    metadata = weights.read_metadata(src) if Path(checked_path(src)).suffix == ".safetensors" else {}
+    if "config" in metadata:
+        given = {"input_shape": input_shape, "data_format": data_format}
+        return load(src, **overrides, **{name: value for name, value in given.items() if value is not None})
+    naming = "native" if metadata.get("format") == "resnet_rs" else ""
+    with opened(src) as tensors:
+        return _build(recognise(tensors), naming, input_shape, data_format, overrides)
+
+
+def _build(
+    found: Recognised,
+    naming: str,
+    input_shape: Sequence[int | None] | None,
+    data_format: str | None,
+    overrides: Mapping[str, Any],
+) -> Model:
+    """Return the network of these tensors with their weights; `naming` if that is known from elsewhere."""
     naming = naming or found.naming
     structure = infer({name: array.shape for name, array in found.tensors.items()}, naming, found.pooled)
     if data_format is None:
@@ -113,7 +123,7 @@ def _segmentor(arguments: Mapping[str, Any], decoder: DecoderStructure, override
     return create_model(decoder.model, **{**decoder.arguments, **options}, encoder=encoder)
 
 
-def _segmentor_tensors(model: Model, found: Recognised) -> dict[str, NDArray[Any]]:
+def _segmentor_tensors(model: Model, found: Recognised) -> dict[str, Tensor]:
     """Return the tensors by the names of a U-Net, without the encoder's stages that its decoder does not use."""
     expected = model.parameter_shapes()
     inside = {f"encoder.{name}": array for name, array in found.tensors.items()}
@@ -162,7 +172,7 @@ def _refuse_other_format(given: Sequence[int | None] | None, channels: int, data
         )
 
 
-def _load(model: Model, tensors: Mapping[str, NDArray[Any]]) -> None:
+def _load(model: Model, tensors: Mapping[str, Tensor]) -> None:
     """Load everything, adapted where need be; a classifier of other outputs starts anew."""
     expected = model.parameter_shapes()
     anew: set[str] = set()

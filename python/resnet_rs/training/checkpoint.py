@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from resnet_rs.errors import ArgumentError, FileFormatError, WeightsError
+from resnet_rs.errors import ArgumentError, FileFormatError
 from resnet_rs.weights.names import TRAINING
+from resnet_rs.weights.reader import opened
+from resnet_rs.weights.stored import array_of
 
 if TYPE_CHECKING:
     from .run import Run
@@ -122,14 +124,15 @@ def load(path: str | os.PathLike[str], run: Run) -> None:
     if missing := [key.partition(" ")[0] for key in kept if key not in own]:
         raise ArgumentError(f"callbacks: {name} was written with {', '.join(missing)}, which is not among them now")
 
-    tensors = weights.read(path)
-    inner = {key.removeprefix(TRAINING): tensors.pop(key) for key in list(tensors) if key.startswith(TRAINING)}
+    with opened(path) as tensors:
+        inner = {key.removeprefix(TRAINING): array_of(tensors[key]) for key in tensors if key.startswith(TRAINING)}
+        own_weights = {key: tensor for key, tensor in tensors.items() if not key.startswith(TRAINING)}
+        model.load_weights(own_weights, naming="native")
 
     def part(prefix: str) -> dict[str, Any]:
         return {key.removeprefix(prefix): value for key, value in inner.items() if key.startswith(prefix)}
 
     try:
-        model.load_state_dict(tensors)
         compiled.load_native(part("optimizer/"))
         compiled.averaged = bool(training["averaged"])
         compiled.batches = int(training["batches"])
@@ -141,7 +144,5 @@ def load(path: str | os.PathLike[str], run: Run) -> None:
         # They begin anew in on_train_begin: their states come after it.
         run.states = [{**kept.get(key, {}), **part(f"callback/{key}/")} for key in own]
         run.go_to(training["position"])
-    except WeightsError:
-        raise
     except (KeyError, TypeError, ValueError) as error:
         raise FileFormatError(f"{name}: expected the whole state of a training, got: {error}") from error

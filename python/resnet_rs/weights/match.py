@@ -5,23 +5,26 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from resnet_rs.arrays import plain_array
+from resnet_rs.arrays import as_float32
 from resnet_rs.checks import check_bool
 from resnet_rs.errors import ArgumentError, DTypeError, WeightsError, suggest
 from resnet_rs.weights import keras_decoder, keras_order, lucid_names, netspresso_names
 from resnet_rs.weights.adapt import adapted
 from resnet_rs.weights.keras_names import torch_names
-from resnet_rs.weights.names import HEADS, canonical, common_prefix, head, ignored, stripped
+from resnet_rs.weights.names import HEADS, canonical, common_prefix, head, stripped
 from resnet_rs.weights.report import Mismatch, Report
+from resnet_rs.weights.stored import Stored, array_of, checked_tensors
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["match"]
+    from resnet_rs.weights.stored import Tensor
+
+__all__ = ["fit", "match"]
 
 NAMINGS = ("auto", "torchvision", "timm", "keras", "lucid", "netspresso", "native")
 
@@ -48,7 +51,7 @@ class Translation:
 
     naming: str
     prefix: str
-    tensors: dict[str, NDArray[Any]]
+    tensors: dict[str, Tensor]
     source: dict[str, str]
     unexpected: list[str]
 
@@ -95,35 +98,49 @@ def match(
     1 tensors loaded, 0 missing, 0 unexpected, 1 mismatched (names: torchvision, prefix 'module.' stripped)
       mismatched  fc.bias  expected (10,), got (5,)
     """
+    fitting, report = fit(tensors, expected, naming=naming, strict=strict, adapt=adapt)
+    arrays = {name: as_float32(array_of(tensor)).reshape(expected[name]) for name, tensor in fitting.items()}
+    return arrays, report
+
+
+def fit(
+    tensors: Mapping[str, ArrayLike | Stored],
+    expected: Mapping[str, tuple[int, ...]],
+    *,
+    naming: str,
+    strict: bool,
+    adapt: bool,
+) -> tuple[dict[str, Tensor], Report]:
+    """As `match`, but the tensors that fit are what they were, of any real dtype; what is stored is not read.
+
+    Read are those whose names are Keras's, and those that are adapted.
+    """
     if naming not in NAMINGS:
         raise ArgumentError(
             f"naming: expected one of {', '.join(NAMINGS)}, got {naming!r}{suggest(str(naming), NAMINGS)}"
         )
     check_bool("strict", strict)
     check_bool("adapt", adapt)
-    arrays: dict[str, NDArray[Any]] = {}
-    for name, value in tensors.items():
-        if not isinstance(name, str):
-            raise ArgumentError(f"tensors: expected names, got {type(name).__name__}")
-        if not ignored(name):
-            arrays[name] = plain_array(value, name)
+    arrays = checked_tensors(tensors)
     # Canonical name -> our own.
     ours = {
         spelling: name for name, spelling in canonical({name: len(shape) for name, shape in expected.items()}).items()
     }
     chosen = translate(arrays, ours, naming)
-    loaded: dict[str, NDArray[np.float32]] = {}
+    loaded: dict[str, Tensor] = {}
     missing: list[str] = []
     mismatched: list[Mismatch] = []
     stem = next((name for name, shape in expected.items() if len(shape) > 3), "")
     for spelling, name in ours.items():
         array = chosen.tensors.get(spelling)
         if adapt and array is not None and not fits(array.shape, expected[name]):
-            array = adapted(as_float32(chosen.source[spelling], array), expected[name], stem=name == stem)
+            check_real(chosen.source[spelling], array)
+            array = adapted(as_float32(array_of(array)), expected[name], stem=name == stem)
         if array is None:
             missing.append(name)
         elif fits(array.shape, expected[name]):
-            loaded[name] = as_float32(chosen.source[spelling], array).reshape(expected[name])
+            check_real(chosen.source[spelling], array)
+            loaded[name] = array
         else:
             mismatched.append(Mismatch(name, tuple(expected[name]), array.shape))
     unexpected = [*chosen.unexpected, *(file for spelling, file in chosen.source.items() if spelling not in ours)]
@@ -141,7 +158,7 @@ def match(
     return loaded, report
 
 
-def translate(arrays: Mapping[str, NDArray[Any]], ours: Mapping[str, str], naming: str) -> Translation:
+def translate(arrays: Mapping[str, Tensor], ours: Mapping[str, str], naming: str) -> Translation:
     """Return the tensors under canonical names, by the scheme that is asked for or that fits best."""
     if naming == "native":
         own = {name: spelling for spelling, name in ours.items()}
@@ -159,7 +176,7 @@ def translate(arrays: Mapping[str, NDArray[Any]], ours: Mapping[str, str], namin
     return max(family, from_keras(arrays, ours), *renamed, key=lambda translation: translation.hits(ours))
 
 
-def from_keras(arrays: Mapping[str, NDArray[Any]], ours: Mapping[str, str]) -> Translation:
+def from_keras(arrays: Mapping[str, Tensor], ours: Mapping[str, str]) -> Translation:
     """Translate Keras paths and kernels; layers that are only numbered are named after those of the network."""
     named = keras_order.layer_names(arrays, ours) if keras_order.numbered(arrays) else {}
     # medicai also writes the encoder's stages that a decoder of less depth does not use; numbered, they lie apart.
@@ -170,11 +187,12 @@ def from_keras(arrays: Mapping[str, NDArray[Any]], ours: Mapping[str, str]) -> T
     for name, spelling in names.items():
         stage = ENCODER_STAGE.match(spelling)
         if stage is None or stage[0] in stages:
-            add(result, spelling, files[name], keras_decoder.torch_layout(name, spelling, arrays[files[name]]))
+            array = array_of(arrays[files[name]])
+            add(result, spelling, files[name], keras_decoder.torch_layout(name, spelling, array))
     return result
 
 
-def from_renamed(scheme: str, arrays: Mapping[str, NDArray[Any]], ours: Mapping[str, str]) -> Translation:
+def from_renamed(scheme: str, arrays: Mapping[str, Tensor], ours: Mapping[str, str]) -> Translation:
     """Translate a scheme of `RENAMED`."""
     files: dict[str, str] = {}
     for name, spelling in RENAMED[scheme](arrays).items():
@@ -187,7 +205,7 @@ def from_renamed(scheme: str, arrays: Mapping[str, NDArray[Any]], ours: Mapping[
     return result
 
 
-def from_torch_family(arrays: Mapping[str, NDArray[Any]], ours: Mapping[str, str]) -> Translation:
+def from_torch_family(arrays: Mapping[str, Tensor], ours: Mapping[str, str]) -> Translation:
     """Translate names of torchvision, timm and those that wrap them."""
     spellings = canonical({name: array.ndim for name, array in arrays.items()})
     prefix, _ = common_prefix(spellings.values(), ours)
@@ -203,7 +221,7 @@ def from_torch_family(arrays: Mapping[str, NDArray[Any]], ours: Mapping[str, str
     return result
 
 
-def add(translation: Translation, spelling: str, name: str, array: NDArray[Any]) -> None:
+def add(translation: Translation, spelling: str, name: str, array: Tensor) -> None:
     """Put a tensor under its canonical name; a second one of that name is unexpected."""
     if spelling in translation.tensors:
         translation.unexpected.append(name)
@@ -220,16 +238,18 @@ def fits(got: tuple[int, ...], expected: tuple[int, ...]) -> bool:
     return dense and got[:2] == tuple(expected[:2]) and all(size == 1 for size in (*got[2:], *expected[2:]))
 
 
-def as_float32(name: str, array: NDArray[Any]) -> NDArray[np.float32]:
-    """Return an aligned float32 array in C order."""
-    if array.dtype.kind not in "fiub" and array.dtype.name != "bfloat16":
-        raise DTypeError(f"{name}: expected real numbers, got {array.dtype}")
-    with np.errstate(over="ignore"):
-        return np.require(array, np.float32, ["C", "A"])
+def check_real(name: str, tensor: Tensor) -> None:
+    """Check that a tensor can become float32; what is stored always can.
+
+    Raises:
+        DTypeError: it cannot.
+    """
+    if not isinstance(tensor, Stored) and tensor.dtype.kind not in "fiub" and tensor.dtype.name != "bfloat16":
+        raise DTypeError(f"{name}: expected real numbers, got {tensor.dtype}")
 
 
 def hints(
-    arrays: Mapping[str, NDArray[Any]],
+    arrays: Mapping[str, object],
     expected: Mapping[str, tuple[int, ...]],
     missing: list[str],
     unexpected: list[str],

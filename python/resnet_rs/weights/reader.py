@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from resnet_rs.errors import FileFormatError, MemoryLimitError
 from resnet_rs.weights.source import Source
+from resnet_rs.weights.stored import array_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["read"]
+    from resnet_rs.weights.stored import Tensor
+
+__all__ = ["opened", "read"]
 
 FORMATS = "a .safetensors, PyTorch (.pth, .pt, .th, .ckpt), Keras (.h5, .keras) or .npz file"
 
@@ -54,24 +59,33 @@ def read(path: str | os.PathLike[str], *, key: str | None = None) -> dict[str, N
     >>> read(path)
     {'fc.bias': array([0., 1., 2.])}
     """
+    with opened(path, key=key) as tensors:
+        return {name: array_of(tensor) for name, tensor in tensors.items()}
+
+
+@contextmanager
+def opened(path: str | os.PathLike[str], *, key: str | None = None) -> Iterator[Mapping[str, Tensor]]:
+    """As `read`, but tensors of a safetensors file are `Stored`: they can be read one by one while it is open."""
     with Source(path) as source:
         try:
-            return read_source(source, key)
+            yield read_source(source, key)
+        except MemoryLimitError:
+            raise
         except MemoryError as error:
             message = f"{source.path}: its tensors take more memory than there is (a file of {source.size} bytes)"
             raise MemoryLimitError(message) from error
 
 
-def read_source(source: Source, key: str | None) -> dict[str, NDArray[Any]]:
+def read_source(source: Source, key: str | None) -> Mapping[str, Tensor]:
     """Choose the reader by the first bytes; readers are imported when needed."""
     head = source.read(0, min(source.size, 512)).tobytes()
     if len(head) < 9:
         raise source.bad(FORMATS, f"{len(head)} bytes")
     # A pickle may begin like the length of a header, but then its bytes 4 to 7 are not all zero.
     if head[8:9] == b"{" and (head[0] != 0x80 or head[4:8] == bytes(4)):
-        from resnet_rs.weights.safetensors import read_tensors
+        from resnet_rs.weights.safetensors import open_tensors
 
-        return read_tensors(source)
+        return open_tensors(source)
     if head[:4] in (b"PK\x03\x04", b"PK\x05\x06"):
         from resnet_rs.weights.archive import Archive, read_npz
 

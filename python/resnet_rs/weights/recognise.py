@@ -10,16 +10,18 @@ import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from resnet_rs.arrays import plain_array
-from resnet_rs.errors import ArgumentError, WeightsError
+from resnet_rs.errors import WeightsError
 from resnet_rs.weights import keras_decoder, keras_names
 from resnet_rs.weights.match import RENAMED
-from resnet_rs.weights.names import HEADS, canonical, head, ignored
+from resnet_rs.weights.names import HEADS, canonical, head
+from resnet_rs.weights.stored import Stored, array_of, checked_tensors
 
 if TYPE_CHECKING:
-    from numpy.typing import ArrayLike, NDArray
+    from numpy.typing import ArrayLike
+
+    from resnet_rs.weights.stored import Tensor
 
 __all__ = ["Recognised", "recognise"]
 
@@ -41,12 +43,12 @@ class Recognised:
 
     naming: str
     prefix: str
-    tensors: dict[str, NDArray[Any]]
-    others: dict[str, NDArray[Any]]
+    tensors: dict[str, Tensor]
+    others: dict[str, Tensor]
     pooled: frozenset[int]
 
 
-def recognise(tensors: Mapping[str, ArrayLike]) -> Recognised:
+def recognise(tensors: Mapping[str, ArrayLike | Stored]) -> Recognised:
     """Return the tensors of a residual network under torchvision's names.
 
     Raises:
@@ -58,12 +60,7 @@ def recognise(tensors: Mapping[str, ArrayLike]) -> Recognised:
     >>> sorted(found.tensors), found.prefix
     (['fc.bias', 'layer1.0.conv1.weight'], 'module.')
     """
-    arrays: dict[str, NDArray[Any]] = {}
-    for name, value in tensors.items():
-        if not isinstance(name, str):
-            raise ArgumentError(f"tensors: expected names, got {type(name).__name__}")
-        if not ignored(name):
-            arrays[name] = plain_array(value, name)
+    arrays = checked_tensors(tensors)
     naming, named = _torch_names(arrays)
     prefix = _prefix(named)
     if prefix is None:
@@ -78,8 +75,8 @@ def recognise(tensors: Mapping[str, ArrayLike]) -> Recognised:
     }
     # A head or a decoder may stand beside the network: `encoder.layer1...`, `decoder.blocks...`.
     outer = prefix[: prefix.rstrip(".").rfind(".") + 1] if prefix else ""
-    inside: dict[str, NDArray[Any]] = {}
-    others: dict[str, NDArray[Any]] = {}
+    inside: dict[str, Tensor] = {}
+    others: dict[str, Tensor] = {}
     for name, spelling in spellings.items():
         if spelling.startswith(prefix):
             inside[spelling[len(prefix) :]] = named[name]
@@ -91,14 +88,14 @@ def recognise(tensors: Mapping[str, ArrayLike]) -> Recognised:
     return Recognised(naming, prefix, inside, others, frozenset(pooled))
 
 
-def _torch_names(arrays: Mapping[str, NDArray[Any]]) -> tuple[str, dict[str, NDArray[Any]]]:
+def _torch_names(arrays: Mapping[str, Tensor]) -> tuple[str, dict[str, Tensor]]:
     """Return the scheme and the tensors by torchvision's names, prefixes included, in PyTorch's layout."""
     for scheme, rename in RENAMED.items():
         if names := rename(arrays):
             return scheme, {names[name]: array for name, array in arrays.items()}
     if names := keras_decoder.torch_names(arrays) or keras_names.torch_names(arrays):
         layout = keras_decoder.torch_layout
-        translated = {spelling: layout(name, spelling, arrays[name]) for name, spelling in names.items()}
+        translated = {spelling: layout(name, spelling, array_of(arrays[name])) for name, spelling in names.items()}
         return "keras", {**{name: array for name, array in arrays.items() if name not in names}, **translated}
     return "torchvision", dict(arrays)
 
@@ -108,7 +105,7 @@ def _prefix(names: Mapping[str, object]) -> str | None:
     return min(found, key=len) if found else None
 
 
-def _adopt_head(inside: dict[str, NDArray[Any]], others: dict[str, NDArray[Any]]) -> None:
+def _adopt_head(inside: dict[str, Tensor], others: dict[str, Tensor]) -> None:
     """Call the only classifier `fc`, wherever it stands."""
     if "fc.weight" in inside:
         return

@@ -13,15 +13,16 @@ import numpy as np
 
 from resnet_rs._core import read_safetensors_header
 from resnet_rs.errors import ArgumentError, DTypeError
-from resnet_rs.weights.elements import ELEMENTS, decode, possible
+from resnet_rs.weights.elements import ELEMENTS, possible
 from resnet_rs.weights.source import Source, checked_path, quoted
+from resnet_rs.weights.stored import Stored
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from numpy.typing import NDArray
 
-__all__ = ["read_metadata", "read_tensors", "write_safetensors"]
+__all__ = ["open_tensors", "read_metadata", "write_safetensors"]
 
 # What the reference implementation accepts; tens of thousands of tensors take a few MB.
 MAX_HEADER = 100_000_000
@@ -60,17 +61,17 @@ def read_header(source: Source) -> tuple[list[Tensor], dict[str, str], int]:
     return tensors, metadata, 8 + length
 
 
-def read_tensors(source: Source) -> dict[str, NDArray[Any]]:
-    """Return every tensor of an open safetensors file as a fresh array; F16 and BF16 become float32."""
+def open_tensors(source: Source) -> dict[str, Stored]:
+    """Return every tensor of an open safetensors file, to be read when needed; F16 and BF16 become float32 then."""
     tensors, _, base = read_header(source)
-    arrays: dict[str, NDArray[Any]] = {}
-    for name, dtype, shape, start, stop in tensors:
+    found: dict[str, Stored] = {}
+    for name, dtype, shape, start, _ in tensors:
         if dtype not in STORED:
             raise source.bad(f"{quoted(name)} to be one of {', '.join(STORED)}", dtype)
         if not possible(shape):
             raise source.bad(f"{quoted(name)} to have a shape that an array can have", f"{len(shape)} dimensions")
-        arrays[name] = decode(source.read(base + start, stop - start), STORED[dtype]).reshape(shape)
-    return arrays
+        found[name] = Stored(source, base + start, STORED[dtype], tuple(shape))
+    return found
 
 
 def read_metadata(path: str | os.PathLike[str]) -> dict[str, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 __all__ = ["Source", "checked_path", "quoted"]
+
+# Bytes that `Source.pieces` reads at once: they stay in the processor's caches until they are where they belong.
+PIECE = 1 << 20
 
 
 def quoted(value: object, limit: int = 60) -> str:
@@ -64,6 +68,7 @@ class Source:
             raise self.bad("a regular file", "a directory" if stat.S_ISDIR(mode) else "a special file")
         self.file = Path(path).open("rb")  # noqa: SIM115 (the class is the context manager)
         self.size = os.fstat(self.file.fileno()).st_size
+        self.piece = np.empty(PIECE, np.uint8)
 
     def __enter__(self) -> Source:
         return self
@@ -81,7 +86,15 @@ class Source:
         """Return `length` bytes from `offset` as a fresh uint8 array; `FileFormatError` when the file is too short."""
         if not 0 <= offset <= self.size or not 0 <= length <= self.size - offset:
             raise self.bad(f"{length} bytes at offset {offset}", f"a file of {self.size} bytes")
-        out = np.empty(length, np.uint8)
+        return self._read_to(np.empty(length, np.uint8), offset)
+
+    def pieces(self, offset: int, length: int) -> Iterator[NDArray[np.uint8]]:
+        """Yield `length` bytes from `offset` in pieces, each overwritten by the next; errors as those of `read`."""
+        for start in range(offset, offset + length, PIECE):
+            yield self._read_to(self.piece[: offset + length - start], start)
+
+    def _read_to(self, out: NDArray[np.uint8], offset: int) -> NDArray[np.uint8]:
+        length = len(out)
         self.file.seek(offset)
         if (count := self.file.readinto(out.data)) != length:
             raise self.bad(f"{length} bytes at offset {offset}", f"{count} bytes: the file shrank while it was read")

@@ -71,6 +71,13 @@ impl Network {
         without_gil(py, || self.inner.set(name, shape, values))
     }
 
+    /// Sets a part of a parameter: its elements, in C order, from `first` on.
+    fn write(&self, py: Python<'_>, name: &str, first: usize, values: &Bound<'_, PyAny>) -> PyResult<()> {
+        let array = Array::new(values)?;
+        let values = array.values()?;
+        without_gil(py, || self.inner.write(name, first, values))
+    }
+
     /// How exact the next runs must be: "default", or "strict".
     fn set_precision(&self, py: Python<'_>, name: &str) -> PyResult<()> {
         let precision = Precision::from_name(name)

@@ -10,8 +10,11 @@ pub const ALIGNMENT: usize = 64;
 /// Elements of one aligned line.
 pub const LINE: usize = ALIGNMENT / size_of::<f32>();
 
+/// Elements of a page, or of a part of a larger one.
+pub const PAGE: usize = (4 << 10) / size_of::<f32>();
+
 /// Elements of a huge page: buffers of some of them start on one.
-const HUGE_PAGE: usize = (2 << 20) / size_of::<f32>();
+pub const HUGE_PAGE: usize = (2 << 20) / size_of::<f32>();
 
 /// `length` rounded up to whole lines.
 pub fn align_up(length: usize) -> usize {

@@ -5,23 +5,32 @@
 //! while it lasts. Sections are short: planning is one, running a plan is none. Rust cannot see a fork coming: whoever
 //! embeds this crate calls [`begin`] before and [`end`] after each.
 
+use std::cell::Cell;
+use std::marker::PhantomData;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 static INSIDE: AtomicUsize = AtomicUsize::new(0);
 static FORKING: AtomicBool = AtomicBool::new(false);
 
-/// No fork happens while there is one. They do not nest: the inner one would wait for a fork that waits for the outer one.
-pub struct Section(());
+thread_local! {
+    /// Sections that this thread is in.
+    static DEPTH: Cell<usize> = const { Cell::new(0) };
+}
+
+/// No fork happens while there is one. It belongs to its thread.
+pub struct Section(PhantomData<*const ()>);
 
 impl Section {
-    /// Waits for a fork that is under way.
+    /// Waits for a fork that is under way, unless this thread is in a section already: the fork waits for that.
     pub fn enter() -> Self {
+        let depth = DEPTH.get();
         loop {
             // Both threads write first and then look: at least one of them sees the other.
             INSIDE.fetch_add(1, Ordering::SeqCst);
-            if !FORKING.load(Ordering::SeqCst) {
-                return Self(());
+            if depth > 0 || !FORKING.load(Ordering::SeqCst) {
+                DEPTH.set(depth + 1);
+                return Self(PhantomData);
             }
             INSIDE.fetch_sub(1, Ordering::SeqCst);
             wait_until(|| !FORKING.load(Ordering::SeqCst));
@@ -31,6 +40,7 @@ impl Section {
 
 impl Drop for Section {
     fn drop(&mut self) {
+        DEPTH.set(DEPTH.get() - 1);
         INSIDE.fetch_sub(1, Ordering::SeqCst);
     }
 }
@@ -84,6 +94,21 @@ mod tests {
                 assert_eq!((before, before % 2), (after, 0));
             }
             done.store(true, Ordering::Relaxed);
+        });
+    }
+
+    #[test]
+    fn a_section_within_another_does_not_wait_for_the_fork_that_waits_for_both() {
+        let outer = Section::enter();
+        std::thread::scope(|scope| {
+            let fork = scope.spawn(|| {
+                begin();
+                end(false);
+            });
+            wait_until(|| FORKING.load(Ordering::SeqCst));
+            drop(Section::enter());
+            assert!(!fork.is_finished());
+            drop(outer);
         });
     }
 }

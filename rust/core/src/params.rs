@@ -3,9 +3,10 @@
 use std::collections::HashMap;
 use std::ops::Range;
 
-use crate::buffer::{Buffer, align_up};
+use crate::buffer::{Buffer, HUGE_PAGE, PAGE, align_up};
 use crate::error::{Error, Result};
 use crate::ops::Role;
+use crate::parallel;
 
 /// One row of the table.
 #[derive(Clone, Debug)]
@@ -123,15 +124,31 @@ impl Params {
             let message = format!("expected shape {:?}, got {shape:?}", entry.shape);
             return Err(Error::Parameter { name: entry.name.clone(), message });
         }
-        let range = entry.range.clone();
+        self.write(number, 0, value)
+    }
+
+    /// Sets a part of the value of row `number`: its elements from `first` on.
+    ///
+    /// # Errors
+    /// [`Error::Parameter`] if it does not have so many, [`Error::Memory`].
+    pub fn write(&mut self, number: usize, first: usize, values: &[f32]) -> Result<()> {
+        let Entry { name, range, .. } = &self.entries[number];
+        if first > range.len() || values.len() > range.len() - first {
+            let message = format!("expected at most {} values, got {} from {first} on", range.len(), values.len());
+            return Err(Error::Parameter { name: name.clone(), message });
+        }
+        let start = range.start + first;
         self.allocate()?;
-        self.values[range].copy_from_slice(value);
+        self.values[start..start + values.len()].copy_from_slice(values);
         self.version += 1;
         self.edition += 1;
         Ok(())
     }
 
     /// Takes the memory if it is not there yet: everything 0, variances and scales 1.
+    ///
+    /// All threads touch its pages if it is large: until the system has found and cleared them takes longer than reading a
+    /// file to them.
     ///
     /// # Errors
     /// [`Error::Memory`], naming the largest parameter.
@@ -143,6 +160,13 @@ impl Params {
             let largest = self.entries.iter().max_by_key(|entry| entry.range.len());
             Error::out_of_memory(largest.map_or("", |entry| &entry.name), "this and all other parameters", failed.bytes)
         })?;
+        if self.length > HUGE_PAGE {
+            parallel::run(|pool| {
+                pool.for_each_chunk(&mut self.values, HUGE_PAGE, |_, values| {
+                    values.iter_mut().step_by(PAGE).for_each(|value| *value = 0.0);
+                });
+            });
+        }
         for entry in &self.entries {
             if matches!(entry.role, Role::Scale | Role::RunningVariance) {
                 self.values[entry.range.clone()].fill(1.0);
@@ -170,6 +194,15 @@ mod tests {
         assert_ne!(params.version(), version);
         assert!(params.set(weight, &[3, 2, 1, 1, 1], &[0.0; 6]).is_err());
         assert_eq!(params.value(weight)[5], 6.0);
+        let version = params.version();
+        params.write(weight, 4, &[7.0, 8.0]).unwrap();
+        assert_eq!(params.value(weight), [1.0, 2.0, 3.0, 4.0, 7.0, 8.0]);
+        assert_ne!(params.version(), version);
+        for first in [5, 7, usize::MAX] {
+            assert!(params.write(weight, first, &[0.0; 2]).is_err());
+        }
+        assert_eq!(params.value(weight), [1.0, 2.0, 3.0, 4.0, 7.0, 8.0]);
+        assert_eq!(params.value(scale), [1.0, 1.0]);
         assert!(params.find("bn2.weight").is_err());
     }
 

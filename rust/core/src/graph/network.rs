@@ -133,6 +133,16 @@ impl Network {
         state.params.set(number, shape, value)
     }
 
+    /// Sets a part of a parameter, whatever its shape: its elements from `first` on. Otherwise as [`Network::set`].
+    ///
+    /// # Errors
+    /// [`Error::Parameter`] for an unknown name or too many values, [`Error::Memory`].
+    pub fn write(&self, name: &str, first: usize, values: &[f32]) -> Result<()> {
+        let mut state = self.lock();
+        let number = state.params.find(name)?;
+        state.params.write(number, first, values)
+    }
+
     /// The values of the nodes `outputs` for these inputs.
     ///
     /// # Errors
