@@ -241,7 +241,6 @@ impl Step for Apart {
 
 #[cfg(test)]
 mod tests {
-
     use super::*;
     use crate::ops::Value;
     use crate::ops::trial::{
