@@ -6,14 +6,14 @@
 //! second-level cache, as they do inside a network. FLOPs are those of the direct convolution, padding included.
 
 use std::collections::BTreeMap;
-use std::hint::black_box;
 use std::time::Instant;
 
 use resnet_core::Shape;
 use resnet_core::buffer::Buffer;
 use resnet_core::ops::{Attributes, Compile, Io, Op, Packing, Precision, Step, Stretches, Value, parse};
 use resnet_core::parallel::{Pool, run_with};
-use resnet_core::simd::{Isa, Kernel, Simd, dispatch};
+use resnet_core::peak;
+use resnet_core::simd::Isa;
 
 /// name, input channels, filters, spatial size, kernel, stride, groups
 type Layer = (&'static str, usize, usize, [usize; 3], [usize; 3], usize, usize);
@@ -54,35 +54,6 @@ const LAYERS: &[Layer] = &[
     ("grouped 3D 32x4d 128 @24", 128, 128, [24, 24, 24], [3, 3, 3], 1, 32),
     ("grouped 64x4d 256 @24", 256, 256, [1, 24, 24], [1, 3, 3], 1, 64),
 ];
-
-/// As many multiply-adds as the registers allow; returns their sum so that none is left out.
-struct MultiplyAdds(usize);
-
-impl Kernel for MultiplyAdds {
-    type Output = f32;
-
-    #[inline(always)]
-    fn run<S: Simd>(self, s: S) -> f32 {
-        let (x, y) = (s.splat(0.5), s.splat(0.25));
-        let mut sums = [s.splat(1.0); 12];
-        for _ in 0..self.0 {
-            for sum in &mut sums {
-                *sum = s.fma(x, *sum, y);
-            }
-        }
-        s.reduce_add(sums.into_iter().reduce(|a, b| s.add(a, b)).unwrap_or(x))
-    }
-}
-
-/// GFLOP/s of all threads of the pool.
-fn peak(isa: Isa, pool: &Pool) -> f64 {
-    const COUNT: usize = 40_000;
-    let start = Instant::now();
-    pool.for_each(pool.threads(), |_| {
-        black_box(dispatch(isa, MultiplyAdds(COUNT)));
-    });
-    (COUNT * 12 * 2 * isa.lanes() * pool.threads()) as f64 / start.elapsed().as_nanos() as f64
-}
 
 fn triple(values: [usize; 3]) -> Value {
     Value::List(values.iter().map(|&v| Value::Int(v as i64)).collect())
@@ -178,7 +149,7 @@ fn main() {
         run_with(threads, |pool| {
             let repeats = (2e6 / (flops / 300.0)).ceil() as usize;
             for _ in 0..rounds {
-                peaks.push(peak(isa, pool));
+                peaks.push(peak::measure(isa, pool) / 1e9);
                 first.run(pool);
                 warm.extend((0..repeats).map(|_| first.run(pool)));
                 cold.extend(all.iter_mut().map(|copy| copy.run(pool)));

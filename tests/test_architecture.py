@@ -71,6 +71,7 @@ RUST_RANKS = {
     "parallel": 2,
     "window": 2,
     "pieces": 3,
+    "peak": 3,
     "gemm": 3,
     "ops": 4,
     "params": 5,

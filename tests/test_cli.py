@@ -171,11 +171,11 @@ def test_bench() -> None:
 
 
 def test_bench_says_which_layer_takes_what() -> None:
-    """Algorithm, milliseconds, GFLOP/s and share of every layer, and their totals."""
+    """Algorithm, milliseconds, GFLOP/s, part of the peak and of the time of every layer, and their totals."""
     command = ["bench", "resnet18", "--input-shape", "64x64x3", "--seconds", "0", "--layers"]
     lines = succeed(*command).splitlines()
     start = next(number for number, line in enumerate(lines) if line.startswith("layer "))
-    assert lines[start].split() == ["layer", "algorithm", "ms", "GFLOP/s", "%"]
+    assert lines[start].split() == ["layer", "algorithm", "ms", "GFLOP/s", "%", "of", "peak", "%", "of", "time"]
     assert lines[start + 2].startswith("conv1 ")
     assert lines[-1].split()[0] == "total"
     assert lines[-1].split()[-1] == "100.0"

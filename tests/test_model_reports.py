@@ -61,6 +61,8 @@ def test_plan_is_a_table() -> None:
     assert [step["name"] for step in plan] == [step["name"] for step in model.profile(np.ones((2, 20, 28, 3)))]
     assert plan[0]["output_shape"] == (2, 1, 10, 14, 64)
     assert sum(step["share"] for step in plan) == pytest.approx(1)
+    assert plan.peak > 0
+    assert [step["of_peak"] * plan.peak for step in plan] == pytest.approx([step["gflop_per_second"] for step in plan])
     assert plan.milliseconds == pytest.approx(sum(step["milliseconds"] for step in plan))
     lines = repr(plan).splitlines()
     assert len(lines) == len(plan) + 5

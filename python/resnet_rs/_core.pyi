@@ -174,6 +174,9 @@ def get_isa() -> str:
 def available_isas() -> list[str]:
     """The instruction sets that this processor has."""
 
+def peak_gflops() -> float:
+    """GFLOP/s of multiply-adds on registers alone, with the threads and the instruction set in use."""
+
 def read_safetensors_header(
     header: bytes, data_length: int
 ) -> tuple[list[tuple[str, str, list[int], int, int]], dict[str, str]]:

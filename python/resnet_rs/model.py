@@ -239,14 +239,16 @@ class Model(Described, Trainable):
         Returns:
             A list that shows itself as a table, with one dict per step of the plan (layers that were fused are one):
             "name", "algorithm", "output_shape" (n, d, h, w, c), "flops" (of the direct form of the operator),
-            "milliseconds", "gflop_per_second" and "share" of the whole time.
+            "milliseconds", "gflop_per_second", "of_peak" (that over what multiply-adds on registers alone reach,
+            measured in the same moment) and "share" of the whole time.
         """
         repeats = check_size("repeats", repeats)
         array = self._input(x)
         batch, node = self._nonempty_shape(array), self.graph.outputs["output"]
         self._check_memory(batch, [node], 0)
         self._initialise()
-        return Profile(self._network.profile([as_float32(array).reshape(batch)], [node], repeats))
+        steps = self._network.profile([as_float32(array).reshape(batch)], [node], repeats)
+        return Profile(steps, _core.peak_gflops())
 
     def plan(self, x: ArrayLike | tuple[int, ...] | None = None, repeats: int = 5) -> Profile:
         """Return which algorithm computes each layer, and how fast: the table of `resnet-rs bench MODEL --layers`.

@@ -241,6 +241,7 @@ def bench(args: argparse.Namespace) -> int:
         "samples_per_second": args.batch * 1e3 / median,
         "gflop": gflop,
         "gflop_per_second": gflop / median * 1e3,
+        "peak_gflop_per_second": layers.peak,
     }
     if args.layers:
         result["layers"] = list(layers)
@@ -250,7 +251,9 @@ def bench(args: argparse.Namespace) -> int:
     print(f"{model.name}, input {'x'.join(map(str, x.shape))}, {result['threads']} threads, {result['isa']}")
     print(f"median {median:.2f} ms of {len(milliseconds)} runs, p10 {deciles[0]:.2f}, p90 {deciles[-1]:.2f}, ", end="")
     print(f"first {first:.1f} (packs the weights)")
-    print(f"{result['samples_per_second']:.1f} samples/s, {gflop:.2f} GFLOP, {result['gflop_per_second']:.0f} GFLOP/s")
+    speed = result["gflop_per_second"]
+    print(f"{result['samples_per_second']:.1f} samples/s, {gflop:.2f} GFLOP, {speed:.0f} GFLOP/s, ", end="")
+    print(f"{speed / layers.peak:.0%} of the arithmetic peak")
     if args.layers:
         print_table(layers.HEADINGS, layers.cells(), right=layers.RIGHT)
     return 0

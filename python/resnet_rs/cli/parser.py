@@ -176,7 +176,7 @@ def parser() -> argparse.ArgumentParser:
             sub.add_argument("--batch", type=positive, default=1, metavar="N", help="samples at once (default 1)")
             sub.add_argument("--threads", type=positive, metavar="N", help="threads (default: all)")
             sub.add_argument("--seconds", type=seconds, default=2.0, metavar="S", help="how long (default %(default)s)")
-            sub.add_argument("--layers", action="store_true", help="algorithm, time, speed and share of each layer")
+            sub.add_argument("--layers", action="store_true", help="algorithm, time and speed of each layer")
             sub.add_argument("--json", action="store_true", help="print JSON")
 
     train.add_parsers(command, positive)

@@ -25,7 +25,9 @@ mod _core {
     #[pymodule_export]
     use super::optim::Optimizer;
     #[pymodule_export]
-    use super::runtime::{available_isas, available_threads, get_isa, get_num_threads, set_isa, set_num_threads};
+    use super::runtime::{
+        available_isas, available_threads, get_isa, get_num_threads, peak_gflops, set_isa, set_num_threads,
+    };
     #[pymodule_export]
     use super::safetensors::read_safetensors_header;
     use pyo3::prelude::*;

@@ -5,8 +5,8 @@ use std::sync::Mutex;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 use resnet_core::fork::{self, Section};
-use resnet_core::parallel;
 use resnet_core::simd::Isa;
+use resnet_core::{parallel, peak};
 
 use crate::error::raise;
 
@@ -75,6 +75,14 @@ pub(crate) fn set_num_threads(py: Python<'_>, threads: Option<usize>) -> PyResul
 #[pyfunction]
 pub(crate) fn get_num_threads() -> usize {
     parallel::threads()
+}
+
+/// GFLOP/s of multiply-adds on registers alone, with the threads and the instruction set in use: the best of some ms.
+#[pyfunction]
+pub(crate) fn peak_gflops(py: Python<'_>) -> f64 {
+    const ROUNDS: usize = 60;
+    let isa = isa();
+    py.detach(|| parallel::run(|pool| (0..ROUNDS).map(|_| peak::measure(isa, pool)).fold(0.0, f64::max)) / 1e9)
 }
 
 /// The number of threads that affinity and cgroup quota allow.

@@ -6,7 +6,7 @@
 //! 2. [`ops`]: the operators, one file each, both directions. Beside them what training needs outside the graph:
 //!    [`losses`], [`optim`], [`augment`].
 //! 3. `gemm`, [`window`]: the register tile and packed panels; the geometry that convolution and pooling share.
-//! 4. [`simd`], [`parallel`], [`pieces`], [`fork`], [`buffer`], [`shape`], [`rng`]: vectors, threads, processes, memory,
+//! 4. [`simd`], [`parallel`], [`pieces`], [`peak`], [`fork`], [`buffer`], [`shape`], [`rng`]: vectors, threads, processes, memory,
 //!    the layout of activations, random numbers.
 //!
 //! Letters, everywhere: n batch, c input channels, k output channels, g groups; d h w depth, height, width of the
@@ -27,6 +27,7 @@ pub mod ops;
 pub mod optim;
 pub mod parallel;
 pub mod params;
+pub mod peak;
 pub mod pieces;
 pub mod rng;
 pub mod shape;

@@ -106,9 +106,10 @@ impl ConvOfMaps {
             let before = channels[..maps.start].iter().sum::<usize>();
             let sources = &channels[maps.clone()];
             let c = sources.iter().sum::<usize>();
-            let filters = weight.chunks_exact(joined * taps);
-            let values: Vec<f32> =
-                filters.flat_map(|filter| &filter[before * taps..(before + c) * taps]).copied().collect();
+            let mut values = Vec::with_capacity(filters * c * taps);
+            for filter in weight.chunks_exact(joined * taps) {
+                values.extend_from_slice(&filter[before * taps..(before + c) * taps]);
+            }
             let last = before + c == joined;
             let input = inputs[maps.start].with_channels(c);
             let layer = Layer {
