@@ -16,6 +16,7 @@ __all__ = [
     "get_isa",
     "get_num_threads",
     "loss",
+    "peak_gflops",
     "read_safetensors_header",
     "set_isa",
     "set_num_threads",

@@ -7,10 +7,6 @@ use crate::window::Window;
 const CACHED: usize = 384 << 10;
 /// Bytes of weights beyond which the threads had better share them out than each read all.
 const SHARED_WEIGHTS: usize = 768 << 10;
-/// Bytes of a piece of a panel: cached while all pixels of a block pass, and fetched while those of the last piece do. Where
-/// [few](FEW_TILES) tiles pass, most of the time goes by waiting for weights, and the first level should hold them.
-const CACHED_PANEL: [usize; 2] = [96 << 10, 24 << 10];
-const FEW_TILES: usize = 8;
 /// Copying an element costs as much as this many multiply-adds.
 const COPY: f64 = 24.0;
 /// Reading weights that do not stay cached takes as long as computing this many pixels from them.
@@ -45,7 +41,7 @@ pub(super) struct Work {
     pub(super) output: Shape,
     pub(super) grid: Grid,
     pub(super) groups: usize,
-    /// Rows and columns of the register tile.
+    /// Rows, and vectors of columns, of the register tile.
     pub(super) tile: (usize, usize),
     pub(super) threads: usize,
 }
@@ -97,9 +93,8 @@ impl Blocking {
         let by_image = if weights > SHARED_WEIGHTS { weights * blocks } else { weights } + whole / threads;
         let passes = if whole > 2 * CACHED { panels.div_ceil(threads) } else { 1 };
         let by_panels = weights / threads + whole * passes;
-        let tiles = (output.n * output.spatial()).div_ceil(work.tile.0);
-        let piece = CACHED_PANEL[usize::from(tiles <= FEW_TILES)];
-        let pieces = (reduction * work.tile.1 * size_of::<f32>()).div_ceil(piece);
+        // A piece of a panel stays cached while all pixels of a block pass.
+        let pieces = (reduction * output.c.div_ceil(panels) * size_of::<f32>()).div_ceil(CACHED);
         let reduction = reduction.div_ceil(pieces).next_multiple_of(4);
         if weights > SHARED_WEIGHTS && by_panels <= by_image && panels > 1 {
             let tasks = (4 * threads).min(panels);
