@@ -1,6 +1,6 @@
 """Draw a record of `compare.py`: the time of each library over that of the fastest peer, network by network.
 
-    .venv/bin/python benches/plot.py benches/records/intel-xeon-processor/2026-11-21.json
+    .venv/bin/python benches/plot.py benches/records/intel-xeon-processor/2026-11-22.json
 
 Writes the picture beside the record, as SVG. Needs matplotlib.
 """
