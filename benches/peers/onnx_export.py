@@ -80,7 +80,7 @@ class _Writer:
     def add_node(self, index: int, name: str, op: str, inputs: Sequence[int], attributes: Mapping[str, Any]) -> None:
         translate = getattr(self, f"_{op}", None)
         if translate is None:
-            raise NotImplementedError(f"{name}: operator {op!r} has no ONNX translation")
+            raise ValueError(f"{name}: expected an operator that has an ONNX translation, got {op!r}")
         if op in ("global_avg_pool", "global_max_pool") or (inputs and all(source in self.pooled for source in inputs)):
             self.pooled.add(index)
         self.values.append(translate(name, [self.values[i] for i in inputs], dict(attributes)))
@@ -191,7 +191,7 @@ class _Writer:
             return self.emit("LeakyRelu", [x], alpha=float(slope))
         if function == "hard_sigmoid":
             return self.emit("HardSigmoid", [x], alpha=1.0 / 6.0, beta=0.5)
-        raise NotImplementedError(f"{name}: activation {function!r} has no ONNX translation")
+        raise ValueError(f"{name}: expected an activation that has an ONNX translation, got {function!r}")
 
     def _add(self, name: str, inputs: list[str], attributes: dict[str, Any]) -> str:
         return self.emit("Add", inputs)
@@ -357,7 +357,7 @@ class _Writer:
 
     def _attention(self, name: str, inputs: list[str], attributes: dict[str, Any]) -> str:
         if attributes["mask"] != "none":
-            raise NotImplementedError(f"{name}: attention with a mask has no ONNX translation")
+            raise ValueError(f"{name}: expected attention without a mask, got {attributes['mask']!r}")
         heads = int(attributes["heads"])
 
         def split(x: str) -> str:

@@ -120,4 +120,4 @@ def activation(x: torch.Tensor, function: str, slope: float = 0.01) -> torch.Ten
     if function in ("relu", "relu6", "sigmoid", "tanh", "silu", "gelu"):
         y: torch.Tensor = (torch if function in ("sigmoid", "tanh") else F).__dict__[function](x)
         return y
-    raise NotImplementedError(f"activation {function!r}")
+    raise ValueError(f"expected an activation that PyTorch has, got {function!r}")
